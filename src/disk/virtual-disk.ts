@@ -1,0 +1,39 @@
+/**
+ * A virtual disk is what the guest sees: a size and an extent map onto logical units. Whatever the image
+ * format, the file system or the volume manager below it, everything behind this face is one map.
+ */
+
+import type { ByteCount, ByteOffset } from '../base/units.ts';
+import type { Completion, LogicalUnit, UnitHandle } from '../lu/logical-unit.ts';
+import type { ExtentMap, ExtentMapHandle } from '../mapping/extent-map.ts';
+
+export interface VirtualDisk {
+  /** For messages: the path the user gave. */
+  readonly name: string;
+  /** `raw`, `qcow2`, … */
+  readonly format: string;
+  readonly size: ByteCount;
+  readonly map: ExtentMap;
+  /** Map tags index this table. Unit 0 is the image itself (or its data file); backing units follow. */
+  readonly units: readonly LogicalUnit[];
+  /** The same for every opening of the same disk (image identities, format, size); survives changes of contents. */
+  readonly identity: string;
+  /** Changes whenever the contents may have changed. */
+  generation(): string;
+  /** What the user should know: a guessed format, a corrupt mark … One line each. */
+  readonly warnings: readonly string[];
+  /** Fills `target` from a virtual offset, through the map; unmapped bytes are zeros. Range errors as `LogicalUnit.read`. */
+  read(offset: ByteOffset, target: Uint8Array): Completion;
+  handle(): DiskHandle;
+  close(): Completion;
+}
+
+/** An open disk as plain data, for worker threads (`attachDisk`). */
+export interface DiskHandle {
+  readonly name: string;
+  readonly format: string;
+  readonly size: ByteCount;
+  readonly identity: string;
+  readonly map: ExtentMapHandle;
+  readonly units: readonly UnitHandle[];
+}
