@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const sources = join(root, 'wasm');
@@ -23,13 +23,26 @@ function flagsOf(source) {
   return match ? match[1].trim().split(/\s+/) : ['-O3'];
 }
 
+/** The source of a kernel; a line `//@ what` becomes what `NAME.macros.mjs` exports under that name. */
+async function expanded(name) {
+  const source = readFileSync(join(sources, `${name}.ts`), 'utf8');
+  const file = join(sources, `${name}.macros.mjs`);
+  if (!existsSync(file)) return source;
+  const macros = await import(pathToFileURL(file).href);
+  return source.replace(/^ *\/\/@ (\w+)$/gm, (_, what) => {
+    if (typeof macros[what] !== 'function') throw new Error(`${name}.macros.mjs exports no ${what}`);
+    return macros[what]();
+  });
+}
+
 async function compile(name) {
   const asc = await import('assemblyscript/asc');
-  const source = readFileSync(join(sources, `${name}.ts`), 'utf8');
+  const source = await expanded(name);
   const { error, stderr, binary } = await asc.main(
     [`${name}.ts`, '--outFile', 'out.wasm', ...flagsOf(source), '--runtime', 'stub', ...common, ...features],
     {
       readFile: (file, base) => {
+        if (file === `${name}.ts`) return source;
         const path = join(base ?? '.', file);
         const full = path.startsWith('/') ? path : join(sources, path);
         return existsSync(full) ? readFileSync(full, 'utf8') : null;

@@ -30,3 +30,49 @@ export const MAX_EXTENTS = 50_000_000;
 
 /** One slot of kernel scratch: chaining values of one 16 MiB block and the digests of one piece. */
 export const KERNEL_SCRATCH_BYTES = 1 * MiB;
+
+/** L1 table of a qcow2 image: QEMU's cap (QCOW_MAX_L1_SIZE); it reaches 2 PiB with 64 KiB clusters. */
+export const QCOW2_MAX_L1_BYTES = 32 * MiB;
+/** Refcount table of a qcow2 image: QEMU's cap (QCOW_MAX_REFTABLE_SIZE). */
+export const QCOW2_MAX_REFCOUNT_TABLE_BYTES = 8 * MiB;
+/** Internal snapshots of a qcow2 image: QEMU's cap (QCOW_MAX_SNAPSHOTS). */
+export const QCOW2_MAX_SNAPSHOTS = 65536;
+/** Backing file name of a qcow2 image: the specification's cap. */
+export const QCOW2_MAX_BACKING_NAME = 1023;
+/** Data file name of a qcow2 image: no path that Linux opens is longer. */
+export const QCOW2_MAX_DATA_FILE_NAME = 4095;
+/** L2 tables read at a time: one read for a run of adjoining tables, and never less than the largest table (2 MiB). */
+export const QCOW2_L2_READ = 2 * MiB;
+
+/** One MessagePack structure: headers and messages are kilobytes; bulk data never goes this way. */
+export const MAX_CONTROL_BYTES = 1 * MiB;
+/** One string or binary in it: a path, a name, a key. A structure with longer ones says so when it is decoded. */
+export const MAX_CONTROL_TEXT_BYTES = 64 * KiB;
+/** Elements of one array or map in it: as many as a disk has units. */
+export const MAX_CONTROL_ENTRIES = 4096;
+/** Nesting in it: ours has three levels. */
+export const MAX_CONTROL_DEPTH = 8;
+/** One system call of reading or writing: Linux stops at 2 GiB less one page, and Node throws at 2 GiB. */
+export const MAX_IO_BYTES = 1 * GiB;
+
+/** Memory of one set of bits: every second block of 1 PiB in blocks of 64 KiB, the worst there is, takes about this. */
+export const MAX_BITS_BYTES = 3 * GiB;
+/** A sync bitmap file: half a billion scattered marks; beyond it a larger block size says the same in less. */
+export const MAX_DRIFT_BYTES = 1 * GiB;
+/** Its header: two identities, two generations, and numbers. */
+export const MAX_DRIFT_HEADER_BYTES = 1 * MiB;
+/** One identity or generation: 4096 units at 50 bytes; four such texts fit into the header. */
+export const MAX_IDENTITY_BYTES = 200 * KiB;
+/** Shared memory of the marks of a running scan: a hundred thousand scattered writes; pages cost memory when first used. */
+export const LIVE_MARKS_BYTES = 64 * MiB;
+/** The least of it: room for the top of the tree. */
+export const MIN_LIVE_MARKS_BYTES = 64 * KiB;
+/** The most of it: places in it are 31-bit numbers of words, and this holds every mark that matters. */
+export const MAX_LIVE_MARKS_BYTES = 4 * GiB;
+
+/**
+ * What a reader asks a unit about its holes: at most this many extents while it passes through one window of
+ * the disk; the rest of that window counts as data. Asking about finer holes costs more than reading them.
+ */
+export const HOLE_EXTENTS_PER_WINDOW = 64;
+export const HOLE_WINDOW = 32 * MiB;

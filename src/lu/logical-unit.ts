@@ -66,6 +66,7 @@ export type UnitHandle =
       readonly size: ByteCount;
       readonly identity: string;
       readonly sparse: boolean;
+      readonly canWrite: boolean;
     }
   | {
       readonly kind: 'array';
@@ -73,6 +74,7 @@ export type UnitHandle =
       readonly size: ByteCount;
       readonly identity: string;
       readonly banks: readonly WebAssembly.Memory[];
+      readonly bankBytes: ByteCount;
     }
   | {
       readonly kind: 'filter';

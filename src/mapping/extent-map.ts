@@ -17,6 +17,7 @@
 import { assert, DriftmapError } from '../base/errors.ts';
 import { MAX_DISK_SIZE, MAX_EXTENTS } from '../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
+import { isPowerOfTwo } from '../base/units.ts';
 
 /** What an extent is. Compressed kinds name their codec: one extent never spans two compressed clusters. */
 export const Kind = { unallocated: 0, zero: 1, data: 2, deflate: 3, zstd: 4 } as const;
@@ -28,6 +29,9 @@ const CLUSTER_SHIFT = 3;
 const UNIT_SHIFT = 8;
 const DEPTH_SHIFT = 20;
 const TWELVE_BITS = 0xfff;
+
+/** The place of what lies nowhere. */
+const NOWHERE = -1;
 
 /** One extent as an object: for people, tests and slow paths. The hot path reads the arrays by index. */
 export interface Extent extends ByteRange {
@@ -85,7 +89,7 @@ export class ExtentMap {
     return builder.finish();
   }
 
-  /** Index of the extent that holds `offset`, by binary search. `offset` must lie in `[0, size)`. */
+  /** Index of the extent that holds `offset`, by binary search. `offset` must lie in `[0, size)`: it is not checked. */
   indexAt(offset: ByteOffset): number {
     const { starts } = this;
     let low = 0;
@@ -151,9 +155,13 @@ export class ExtentMap {
   }
 
   /** The extents of a range, clipped to it; of the whole disk without one. */
-  *extents(range: ByteRange = { offset: 0, length: this.size }): Generator<Extent, undefined> {
-    const end = range.offset + range.length;
+  extents(range: ByteRange = { offset: 0, length: this.size }): Generator<Extent, undefined> {
     this.checkRange(range);
+    return this.walk(range);
+  }
+
+  private *walk(range: ByteRange): Generator<Extent, undefined> {
+    const end = range.offset + range.length;
     if (range.length === 0) return;
     for (let index = this.indexAt(range.offset); index < this.count; index++) {
       if (this.startOf(index) >= end) return;
@@ -192,31 +200,53 @@ export function isZero(kind: Kind): boolean {
   return kind === Kind.unallocated || kind === Kind.zero;
 }
 
-/** The part of an extent within `[from, to)`, its place (or its skip) moved along. */
+/** The part of an extent within `[from, to)`, which must meet it; its place (or its skip) moves along. */
 export function clip(extent: Extent, from: ByteOffset, to: ByteOffset): Extent {
   const offset = Math.max(extent.offset, from);
   const end = Math.min(extent.offset + extent.length, to);
   const moved = offset - extent.offset;
   if (isPacked(extent.kind)) return { ...extent, offset, length: end - offset, skip: extent.skip! + moved };
-  return { ...extent, offset, length: end - offset, place: extent.place < 0 ? -1 : extent.place + moved };
+  return {
+    ...extent,
+    offset,
+    length: end - offset,
+    place: extent.place < 0 ? NOWHERE : extent.place + moved,
+  };
 }
 
 /**
  * Builds a map by appending adjoining extents in ascending order; neighbours that continue one another are
- * merged. Memory grows by half at a time; `finish` trims. More than `MAX_EXTENTS` is a `limit` error.
+ * merged, so that two maps that say the same are equal array by array. Parts of one compressed cluster are
+ * merged again; two clusters never are.
+ *
+ * Extents gather in pieces of bounded size that never move, and are copied once, by `finish`: at the peak
+ * there are the finished arrays and what the collector has not yet taken back of the pieces.
  */
 export class ExtentMapBuilder {
-  private starts: Float64Array;
-  private places: Float64Array;
-  private tags: Uint32Array;
-  private packed: Uint32Array | null = null;
-  private count = 0;
+  private readonly most: number;
+  private pieces: Piece[];
+  /** The piece being filled, and how many extents are in it. */
+  private piece: Piece;
+  private used = 0;
+  /** Extents in the pieces before it. */
+  private before = 0;
   private end: ByteOffset = 0;
+  private spent = false;
+  /** The extent last pushed; a tag of −1 continues nothing. */
+  private lastStart: ByteOffset = 0;
+  private lastPlace: ByteOffset = NOWHERE;
+  private lastTag = -1;
+  private lastStored: ByteCount = 0;
+  private lastSkip: ByteCount = 0;
 
-  constructor(capacity = 1024) {
-    this.starts = new Float64Array(capacity);
-    this.places = new Float64Array(capacity);
-    this.tags = new Uint32Array(capacity);
+  /**
+   * @param capacity how many extents are expected; more and fewer are welcome.
+   * @param most how many there may be after merging; one more is a `limit` error.
+   */
+  constructor(capacity = 1024, most = MAX_EXTENTS) {
+    this.most = Math.min(most, MAX_EXTENTS);
+    this.piece = newPiece(Math.min(Math.max(capacity, 1), LARGEST_PIECE));
+    this.pieces = [this.piece];
   }
 
   /** Where the next extent must begin. */
@@ -224,102 +254,187 @@ export class ExtentMapBuilder {
     return this.end;
   }
 
+  /**
+   * Appends an extent that begins where the last one ended; one of no length changes nothing. An extent
+   * without a place loses its unit.
+   *
+   * @throws DriftmapError `limit` for offsets past 2^53−1, units and depths that do not fit a tag, and too
+   *   many extents; `internal` for a gap, an overlap, or fields that contradict the kind.
+   */
   append(extent: Extent): void {
-    const { offset, length, kind, unit, depth } = extent;
-    assert(offset === this.end, `expected an extent at ${this.end}, got ${offset}`);
-    assert(length >= 0 && unit <= TWELVE_BITS && depth <= TWELVE_BITS, 'extent fields fit their tag');
-    if (offset + length > MAX_DISK_SIZE)
-      throw new DriftmapError('limit', 'offsets reach past 2^53−1', { offset, length });
+    const { offset, length, kind, place, depth } = extent;
+    this.checkRun(extent);
     if (length === 0) return;
-    if (isPacked(kind)) this.appendPacked(extent);
-    else
-      this.appendPlain(
-        offset,
-        length,
-        (kind | (unit << UNIT_SHIFT) | (depth << DEPTH_SHIFT)) >>> 0,
-        extent.place,
-      );
-    this.end = offset + length;
-  }
-
-  private appendPlain(offset: ByteOffset, length: ByteCount, tag: number, place: ByteOffset): void {
-    const last = this.count - 1;
-    if (last >= 0 && this.tags[last] === tag) {
-      const lastPlace = this.places[last]!;
-      const continues = lastPlace < 0 ? place < 0 : place === lastPlace + (offset - this.starts[last]!);
-      if (continues) return;
+    const unit = place < 0 ? 0 : extent.unit;
+    checkTagFields(extent, unit);
+    let bits = 0;
+    let stored = 0;
+    let skip = 0;
+    if (isPacked(kind)) {
+      bits = checkPacked(extent);
+      stored = extent.stored!;
+      skip = extent.skip!;
     }
-    this.push(offset, tag, place);
-    if (this.packed) this.packed.fill(0, 2 * this.count - 2, 2 * this.count);
-    assert(length > 0, 'length is positive');
-  }
-
-  private appendPacked({ offset, kind, unit, depth, place, stored, cluster, skip }: Extent): void {
-    assert(
-      stored !== undefined && cluster !== undefined && skip !== undefined,
-      'a compressed extent says how it is stored',
-    );
-    const bits = Math.log2(cluster);
-    assert(Number.isInteger(bits) && bits < 32, 'a compressed cluster is a power of two');
-    this.push(
-      offset,
-      (kind | (bits << CLUSTER_SHIFT) | (unit << UNIT_SHIFT) | (depth << DEPTH_SHIFT)) >>> 0,
-      place,
-    );
-    this.packed ??= new Uint32Array(2 * this.tags.length);
-    this.packed[2 * this.count - 2] = stored;
-    this.packed[2 * this.count - 1] = skip;
-  }
-
-  private push(offset: ByteOffset, tag: number, place: ByteOffset): void {
-    if (this.count === this.tags.length) this.grow();
-    this.starts[this.count] = offset;
-    this.places[this.count] = place;
-    this.tags[this.count] = tag;
-    this.count++;
-  }
-
-  private grow(): void {
-    if (this.count >= MAX_EXTENTS)
-      throw new DriftmapError('limit', `more than ${MAX_EXTENTS} extents in one map`);
-    const capacity = Math.min(MAX_EXTENTS, Math.ceil(this.count * 1.5) + 16);
-    this.starts = resized(this.starts, capacity, Float64Array);
-    this.places = resized(this.places, capacity, Float64Array);
-    this.tags = resized(this.tags, capacity, Uint32Array);
-    if (this.packed) this.packed = resized(this.packed, 2 * capacity, Uint32Array);
+    const tag = (kind | (bits << CLUSTER_SHIFT) | (unit << UNIT_SHIFT) | (depth << DEPTH_SHIFT)) >>> 0;
+    if (!this.continues(offset, tag, place, stored, skip)) this.push(offset, tag, place, stored, skip);
+    this.end = offset + length;
   }
 
   /** The finished map; the builder is spent. */
   finish(): ExtentMap {
-    const { count } = this;
-    const starts = shared(this.starts.subarray(0, count), count + 1, Float64Array);
+    assert(!this.spent, 'a builder finishes once');
+    this.spent = true;
+    const { pieces } = this;
+    const count = this.before + this.used;
+    this.pieces = [];
+    this.piece = newPiece(0);
+    const starts = new Float64Array(new SharedArrayBuffer(8 * (count + 1)));
     starts[count] = this.end;
-    const places = shared(this.places.subarray(0, count), count, Float64Array);
-    const tags = shared(this.tags.subarray(0, count), count, Uint32Array);
-    const packed = this.packed && shared(this.packed.subarray(0, 2 * count), 2 * count, Uint32Array);
-    this.starts = this.places = new Float64Array(0);
-    this.tags = new Uint32Array(0);
-    this.packed = null;
+    gather(starts.subarray(0, count), pieces, 1, (piece) => piece.starts);
+    const places = new Float64Array(new SharedArrayBuffer(8 * count));
+    gather(places, pieces, 1, (piece) => piece.places);
+    const tags = new Uint32Array(new SharedArrayBuffer(4 * count));
+    gather(tags, pieces, 1, (piece) => piece.tags);
+    let packed: Uint32Array | null = null;
+    if (pieces.some((piece) => piece.packed !== null)) {
+      packed = new Uint32Array(new SharedArrayBuffer(8 * count));
+      gather(packed, pieces, 2, (piece) => piece.packed);
+    }
     return ExtentMap.fromHandle({ starts, places, tags, packed });
+  }
+
+  private checkRun({ offset, length, kind, place }: Extent): void {
+    assert(!this.spent, 'nothing is appended after finish');
+    assert(offset === this.end, `expected an extent at ${this.end}, got one at ${offset}`, {
+      offset,
+      length,
+    });
+    assert(Number.isInteger(length) && length >= 0, `expected a length in bytes, got ${length}`, { offset });
+    if (offset + length > MAX_DISK_SIZE)
+      throw new DriftmapError('limit', 'expected a disk of at most 2^53−1 bytes', { offset, length });
+    assert(Number.isInteger(place) && place >= NOWHERE, `expected a place in bytes or −1, got ${place}`, {
+      offset,
+    });
+    if (place + length > MAX_DISK_SIZE) {
+      const reason = `expected a place below 2^53−1 bytes, got ${place}`;
+      throw new DriftmapError('limit', reason, { offset, length });
+    }
+    const placed = place !== NOWHERE;
+    assert(placed ? kind !== Kind.unallocated : isZero(kind), 'the kind says whether there is a place', {
+      offset,
+      length,
+    });
+  }
+
+  /** Whether an extent that begins here only makes the last one longer. */
+  private continues(
+    offset: ByteOffset,
+    tag: number,
+    place: ByteOffset,
+    stored: ByteCount,
+    skip: ByteCount,
+  ): boolean {
+    if (tag !== this.lastTag) return false;
+    const moved = offset - this.lastStart;
+    if (stored > 0)
+      return place === this.lastPlace && stored === this.lastStored && skip === this.lastSkip + moved;
+    return place < 0 ? this.lastPlace < 0 : this.lastPlace >= 0 && place === this.lastPlace + moved;
+  }
+
+  private push(offset: ByteOffset, tag: number, place: ByteOffset, stored: ByteCount, skip: ByteCount): void {
+    if (this.used === this.piece.tags.length) this.nextPiece();
+    if (this.before + this.used >= this.most)
+      throw new DriftmapError('limit', `expected at most ${this.most} extents in one map`, { offset });
+    const { piece, used } = this;
+    piece.starts[used] = offset;
+    piece.places[used] = place;
+    piece.tags[used] = tag;
+    if (stored > 0) {
+      piece.packed ??= new Uint32Array(2 * piece.tags.length);
+      piece.packed[2 * used] = stored;
+      piece.packed[2 * used + 1] = skip;
+    }
+    this.used = used + 1;
+    this.lastStart = offset;
+    this.lastPlace = place;
+    this.lastTag = tag;
+    this.lastStored = stored;
+    this.lastSkip = skip;
+  }
+
+  private nextPiece(): void {
+    this.before += this.used;
+    this.used = 0;
+    this.piece = newPiece(Math.min(2 * this.piece.tags.length, LARGEST_PIECE));
+    this.pieces.push(this.piece);
   }
 }
 
-function resized<A extends Float64Array | Uint32Array>(
-  from: A,
-  length: number,
-  Type: new (length: number) => A,
-): A {
-  const to = new Type(length);
-  to.set(from);
-  return to;
+/** Extents of a builder's largest piece: 5 MiB of arrays, so that little is allocated in vain. */
+const LARGEST_PIECE = 262_144;
+
+/** A part of the map being built, in its layout. */
+interface Piece {
+  starts: Float64Array;
+  places: Float64Array;
+  tags: Uint32Array;
+  packed: Uint32Array | null;
 }
 
-function shared<A extends Float64Array | Uint32Array>(
-  from: A,
-  length: number,
-  Type: { new (buffer: SharedArrayBuffer): A; readonly BYTES_PER_ELEMENT: number },
-): A {
-  const to = new Type(new SharedArrayBuffer(length * Type.BYTES_PER_ELEMENT));
-  to.set(from);
-  return to;
+function newPiece(capacity: number): Piece {
+  return {
+    starts: new Float64Array(capacity),
+    places: new Float64Array(capacity),
+    tags: new Uint32Array(capacity),
+    packed: null,
+  };
+}
+
+/** Copies one array of all pieces, `width` elements an extent, into `to`; the last piece may be partly used. */
+function gather<A extends Float64Array | Uint32Array>(
+  to: A,
+  pieces: readonly Piece[],
+  width: number,
+  arrayOf: (piece: Piece) => A | null,
+): void {
+  let at = 0;
+  for (const piece of pieces) {
+    const length = Math.min(width * piece.tags.length, to.length - at);
+    const from = arrayOf(piece);
+    if (from) to.set(from.subarray(0, length), at);
+    at += length;
+  }
+}
+
+function checkTagFields({ offset, length, depth }: Extent, unit: number): void {
+  const fits = (value: number) => Number.isInteger(value) && value >= 0 && value <= TWELVE_BITS;
+  if (fits(unit) && fits(depth)) return;
+  const reason = `expected a unit and a depth of at most ${TWELVE_BITS}, got ${unit} and ${depth}`;
+  throw new DriftmapError('limit', reason, { offset, length });
+}
+
+/** Checks what a compressed extent says of its cluster; returns the binary logarithm of the cluster's size. */
+function checkPacked({ offset, length, stored, cluster, skip }: Extent): number {
+  const context = { offset, length };
+  assert(
+    stored !== undefined && cluster !== undefined && skip !== undefined,
+    'a compressed extent says how it is stored',
+    context,
+  );
+  assert(isUint32(stored) && stored > 0, `expected 1 to 2^32−1 stored bytes, got ${stored}`, context);
+  assert(
+    isUint32(cluster) && isPowerOfTwo(cluster),
+    `expected a cluster size that is a power of two, got ${cluster}`,
+    context,
+  );
+  assert(
+    isUint32(skip) && skip + length <= cluster,
+    `expected a part of one cluster of ${cluster} bytes, skipping ${skip}`,
+    context,
+  );
+  return 31 - Math.clz32(cluster);
+}
+
+function isUint32(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= 0xffffffff;
 }

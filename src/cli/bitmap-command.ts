@@ -1,0 +1,100 @@
+/** `driftmap bitmap show|or|and|andnot|export` */
+
+import { writeFileSync } from 'node:fs';
+import type { Command } from 'commander';
+import { systemError } from '../base/errors.ts';
+import { exactSize, humanSize } from '../base/units.ts';
+import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { drawDriftMap, driftMapLegend } from './drift-map.ts';
+import { Exit, explainExits } from './exit.ts';
+import { line, listRanges } from './scan-report.ts';
+import { columns, paint, print } from './terminal.ts';
+
+export function defineBitmap(program: Command): void {
+  const bitmap = program
+    .command('bitmap')
+    .summary('look at sync bitmaps and combine them')
+    .description('Works on sync bitmaps (.drift files), which say which blocks of a disk must be synchronized: what QEMU calls a dirty bitmap.');
+  bitmap
+    .command('show')
+    .description('Prints what a bitmap is about, where its marks are, and draws them.')
+    .argument('<file>', 'a .drift file')
+    .option('--json', 'print one JSON object')
+    .option('--all', 'print every range, not only the first twenty')
+    .addHelpText('after', '\nExample:\n  driftmap bitmap show vm.drift\n')
+    .action(show);
+  for (const [name, what] of operations) {
+    bitmap
+      .command(name)
+      .description(`Writes the blocks that are marked in ${what}. Both must be about the same two disks.`)
+      .argument('<a>', 'a .drift file')
+      .argument('<b>', 'another')
+      .requiredOption('-o, --output <file>', 'where the result goes')
+      .addHelpText('after', `\nExample:\n  driftmap bitmap ${name} monday.drift tuesday.drift -o both.drift\n`)
+      .action((a: string, b: string, options: { output: string }) => combine(name, a, b, options.output));
+  }
+  bitmap
+    .command('export')
+    .description('Prints the marks as a JSON array of {offset, length}: bytes, merged, ascending.')
+    .argument('<file>', 'a .drift file')
+    .option('-o, --output <file>', 'write there instead of to standard output')
+    .addHelpText('after', `\nExample:\n  driftmap bitmap export vm.drift | jq length\n${explainExits}`)
+    .action(exportRanges);
+}
+
+const operations = [
+  ['or', 'either'],
+  ['and', 'both'],
+  ['andnot', 'the first and not in the second'],
+] as const;
+
+async function load(file: string): Promise<SyncBitmap> {
+  const { loadBitmap } = await import('../bitmap/drift-file.ts');
+  return loadBitmap(file);
+}
+
+async function show(file: string, options: { json?: boolean; all?: boolean }): Promise<void> {
+  const bitmap = await load(file);
+  const { size, blockSize, blocks, count, coveredBlocks, header } = bitmap;
+  process.exitCode = Exit.equal;
+  if (options.json) {
+    const { production, replica, signature } = header;
+    const object = { size, blockSize, signature, blocks, markedBlocks: count, coveredBlocks, production, replica };
+    await print(`${JSON.stringify({ ...object, ranges: [...bitmap.ranges()] }, null, 2)}\n`);
+    return;
+  }
+  const ranges = [...bitmap.ranges()];
+  const drawn = drawDriftMap({ blocks, marks: bitmap.runs(), coverage: bitmap.coverageRuns(), width: columns() - 14 });
+  const lines = [
+    line('disks', `${humanSize(size)} in ${blocks} blocks of ${exactSize(blockSize)}`),
+    line('production', paint('dim', `${header.production.identity}, ${humanSize(header.production.size)}`)),
+    line('replica', paint('dim', `${header.replica.identity}, ${humanSize(header.replica.size)}`)),
+    line('compared', `by ${header.signature}; ${bitmap.complete ? 'every block' : `${coveredBlocks} of ${blocks} blocks`} looked at`),
+    line('marked', `${count} blocks (${humanSize(bitmap.markedBytes)}) in ${ranges.length} ranges`),
+    line('drift', `│${paint('cyan', drawn)}│`),
+    line('', paint('dim', driftMapLegend)),
+  ];
+  if (ranges.length > 0) lines.push('', listRanges(ranges, options.all === true));
+  await print(`${lines.join('\n')}\n`);
+}
+
+async function combine(operation: 'or' | 'and' | 'andnot', a: string, b: string, output: string): Promise<void> {
+  const { saveBitmap } = await import('../bitmap/drift-file.ts');
+  const [first, second] = [await load(a), await load(b)];
+  const result = operation === 'or' ? first.or(second) : operation === 'and' ? first.and(second) : first.andNot(second);
+  saveBitmap(result, output);
+  await print(`${output}: ${result.count} of ${result.blocks} blocks marked (${humanSize(result.markedBytes)})\n`);
+  process.exitCode = Exit.equal;
+}
+
+async function exportRanges(file: string, options: { output?: string }): Promise<void> {
+  const bitmap = await load(file);
+  const text = `${JSON.stringify([...bitmap.ranges()])}\n`;
+  process.exitCode = Exit.equal;
+  if (options.output === undefined) return print(text);
+  try {
+    writeFileSync(options.output, text);
+  } catch (cause) {
+    throw systemError(cause, { path: options.output, operation: 'write' });
+  }
+}

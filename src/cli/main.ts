@@ -1,0 +1,47 @@
+#!/usr/bin/env node
+/** The `driftmap` command. Each command's file defines its own words and loads what it needs only when it runs. */
+
+import { readFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { defineBitmap } from './bitmap-command.ts';
+import { defineCompletion } from './completion-command.ts';
+import { defineDemo } from './demo-command.ts';
+import { Exit, explainExits, fail } from './exit.ts';
+import { defineMap } from './map-command.ts';
+import { defineScan } from './scan-command.ts';
+import { defineSignatures } from './signatures-command.ts';
+import { surviveClosedPipe } from './terminal.ts';
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+
+const program = new Command('driftmap')
+  .description('Finds where two copies of a virtual disk differ, by block signatures, and keeps the answer as a sync bitmap.')
+  .version(version, '-V, --version', 'print the version')
+  .helpOption('-h, --help', 'print this help')
+  .helpCommand('help [command]', 'print the help of a command')
+  .showSuggestionAfterError()
+  .configureOutput({
+    writeErr: (text) => process.stderr.write(text.replace(/^error: /, 'driftmap: ')),
+  })
+  .exitOverride((reason) => {
+    process.exit(reason.exitCode === 0 ? Exit.equal : Exit.trouble);
+  })
+  .addHelpText(
+    'after',
+    `
+Examples:
+  driftmap scan vm.qcow2 /dev/replica/vm              where do these two disks differ?
+  driftmap scan vm.qcow2 copy.raw --bitmap vm.drift   keep the answer as a sync bitmap
+  driftmap bitmap show vm.drift                       look at it again
+  driftmap demo                                       see it work on two small disks
+${explainExits}`,
+  );
+
+for (const define of [defineScan, defineMap, defineSignatures, defineBitmap, defineDemo, defineCompletion]) define(program);
+
+surviveClosedPipe();
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = fail(error);
+}

@@ -1,0 +1,161 @@
+/** `driftmap scan PRODUCTION REPLICA` */
+
+import { accessSync, constants, statSync } from 'node:fs';
+import { dirname } from 'node:path';
+import type { Command } from 'commander';
+import { DriftmapError, systemError } from '../base/errors.ts';
+import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { ScanResult } from '../scan/scan.ts';
+import type { AlgorithmName } from '../signature/algorithm.ts';
+import { Exit, explainExits, warn } from './exit.ts';
+import { allowOutsideOption, blockSizeOption, explainSignatures, formatOption, signatureOption, workersOption } from './options.ts';
+import { createProgressBar } from './progress-bar.ts';
+import { describeScan, scanAsJson } from './scan-report.ts';
+import { print } from './terminal.ts';
+
+interface ScanCommandOptions {
+  blockSize: number;
+  signature: AlgorithmName;
+  workers?: number;
+  bitmap?: string;
+  within?: string;
+  resume?: string;
+  json?: boolean;
+  all?: boolean;
+  quiet?: boolean;
+  productionFormat?: string;
+  replicaFormat?: string;
+  allowOutside?: boolean;
+}
+
+export function defineScan(program: Command): void {
+  program
+    .command('scan')
+    .summary('find where two disks differ')
+    .description('Compares two virtual disks block by block and prints where they differ.')
+    .argument('<production>', 'the disk that is right: an image, a block device')
+    .argument('<replica>', 'the disk that is to become equal to it')
+    .addOption(blockSizeOption())
+    .addOption(signatureOption('nh128'))
+    .addOption(workersOption())
+    .option('-o, --bitmap <file>', 'write the result as a sync bitmap; what a stopped scan had found is kept there too')
+    .option('--within <file>', 'look only at the blocks that this earlier bitmap marks')
+    .option('--resume <file>', 'go on from the bitmap of a scan that was stopped')
+    .option('--all', 'print every range, not only the first twenty')
+    .option('--json', 'print the result as one JSON object')
+    .option('-q, --quiet', 'no progress bar')
+    .addOption(formatOption('--production-format <format>', 'the production disk'))
+    .addOption(formatOption('--replica-format <format>', 'the replica disk'))
+    .addOption(allowOutsideOption())
+    .addHelpText(
+      'after',
+      `${explainSignatures()}
+Examples:
+  driftmap scan vm.qcow2 copy.raw
+  driftmap scan vm.qcow2 copy.raw --block-size 4K --signature blake3
+  driftmap scan vm.qcow2 copy.raw --bitmap vm.drift     Ctrl-C, and later:
+  driftmap scan vm.qcow2 copy.raw --bitmap vm.drift --resume vm.drift
+  driftmap scan vm.qcow2 copy.raw --within vm.drift     check only what differed before
+  driftmap scan /dev/vg/vm copy.raw --production-format raw --json
+${explainExits}`,
+    )
+    .action(runScan);
+}
+
+async function runScan(production: string, replica: string, options: ScanCommandOptions): Promise<void> {
+  if (options.bitmap) checkWritable(options.bitmap);
+  const { openDisk } = await import('../disk/open.ts');
+  const { loadBitmap } = await import('../bitmap/drift-file.ts');
+  const within = options.within ? loadBitmap(options.within) : undefined;
+  const resume = options.resume ? loadBitmap(options.resume) : undefined;
+  const { allowOutside } = options;
+  const disks: VirtualDisk[] = [];
+  try {
+    disks.push(await openDisk(production, { format: options.productionFormat, allowOutside }));
+    disks.push(await openDisk(replica, { format: options.replicaFormat, allowOutside }));
+    for (const disk of disks) for (const warning of disk.warnings) warn(warning);
+    const result = await scanUntilStopped([disks[0]!, disks[1]!], { within, resume }, options);
+    if (options.bitmap) {
+      const { saveBitmap } = await import('../bitmap/drift-file.ts');
+      saveBitmap(result.bitmap, options.bitmap);
+    }
+    for (const warning of result.warnings) warn(warning);
+    const names = { production, replica, productionFormat: disks[0]!.format, replicaFormat: disks[1]!.format };
+    await print(options.json ? `${JSON.stringify(scanAsJson(result, names), null, 2)}\n` : describeScan(result, names, options));
+    process.exitCode = result.markedBlocks === 0 ? Exit.equal : Exit.different;
+  } finally {
+    for (const disk of disks) await disk.close();
+  }
+}
+
+/** Scans; Ctrl-C (or a failure) first keeps what was found in the bitmap file, when there is one. */
+async function scanUntilStopped(
+  [production, replica]: [VirtualDisk, VirtualDisk],
+  earlier: { within: SyncBitmap | undefined; resume: SyncBitmap | undefined },
+  options: ScanCommandOptions,
+): Promise<ScanResult> {
+  const { scan } = await import('../scan/scan.ts');
+  const { saveBitmap } = await import('../bitmap/drift-file.ts');
+  const stop = new AbortController();
+  const bar = createProgressBar(options.quiet === true || options.json === true);
+  const stopped = (signal: NodeJS.Signals) => {
+    const status = signal === 'SIGINT' ? Exit.interrupted : Exit.terminated;
+    // The second time somebody means it.
+    if (stop.signal.aborted) process.exit(status);
+    stop.abort(signal);
+  };
+  process.on('SIGINT', stopped).on('SIGTERM', stopped);
+  let partial: SyncBitmap | undefined;
+  try {
+    return await scan({
+      production,
+      replica,
+      ...earlier,
+      blockSize: options.blockSize,
+      signature: options.signature,
+      workers: options.workers,
+      signal: stop.signal,
+      onProgress: (progress) => bar.show(progress),
+      onPartial: (bitmap) => {
+        partial = bitmap;
+      },
+    });
+  } catch (cause) {
+    bar.stop();
+    if (partial && options.bitmap) {
+      saveBitmap(partial, options.bitmap);
+      throw new DriftmapError(kindOf(cause), `${messageOf(cause)}; ${partialNote(partial, options.bitmap)}`, { cause });
+    }
+    throw cause;
+  } finally {
+    bar.stop();
+    process.off('SIGINT', stopped).off('SIGTERM', stopped);
+  }
+}
+
+function partialNote(partial: SyncBitmap, file: string): string {
+  const percent = partial.blocks === 0 ? 100 : Math.floor((100 * partial.coveredBlocks) / partial.blocks);
+  return `${percent} % was compared and is kept: go on with --resume ${file}`;
+}
+
+function kindOf(cause: unknown): DriftmapError['kind'] {
+  return cause instanceof DriftmapError ? cause.kind : 'internal';
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}
+
+/** An hour's scan must not end with "no such directory". */
+function checkWritable(file: string): void {
+  const folder = dirname(file);
+  try {
+    if (statSync(file, { throwIfNoEntry: false })?.isDirectory()) {
+      throw new DriftmapError('argument', 'expected a file to write the bitmap to, got a directory', { path: file });
+    }
+    accessSync(folder, constants.W_OK);
+  } catch (cause) {
+    throw systemError(cause, { path: cause instanceof DriftmapError ? file : folder, operation: 'writing the bitmap' });
+  }
+}

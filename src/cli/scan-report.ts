@@ -1,0 +1,87 @@
+/** A scan's result for people and for machines. */
+
+import type { ByteRange } from '../base/units.ts';
+import { exactSize, humanSize } from '../base/units.ts';
+import type { ScanResult } from '../scan/scan.ts';
+import { drawDriftMap, driftMapLegend } from './drift-map.ts';
+import { columns, paint } from './terminal.ts';
+
+export interface ScanNames {
+  readonly production: string;
+  readonly replica: string;
+  readonly productionFormat: string;
+  readonly replicaFormat: string;
+}
+
+/** How many ranges are printed without `--all`. */
+const FIRST_RANGES = 20;
+
+export function scanAsJson(result: ScanResult, names: ScanNames): Record<string, unknown> {
+  const { size, blockSize, signature, blocks, markedBlocks, comparedBytes, skippedBytes, readBytes, seconds, workers } = result;
+  return {
+    production: { path: names.production, format: names.productionFormat, size: result.productionSize },
+    replica: { path: names.replica, format: names.replicaFormat, size: result.replicaSize },
+    size,
+    blockSize,
+    signature,
+    blocks,
+    markedBlocks,
+    coveredBlocks: result.bitmap.coveredBlocks,
+    ranges: result.ranges,
+    comparedBytes,
+    skippedBytes,
+    readBytes,
+    seconds,
+    workers,
+    warnings: result.warnings,
+  };
+}
+
+export function describeScan(result: ScanResult, names: ScanNames, { all = false }: { all?: boolean | undefined }): string {
+  const { size, blockSize, blocks, markedBlocks, bitmap } = result;
+  const rate = result.seconds > 0 ? `, ${humanSize(Math.round(result.comparedBytes / result.seconds))}/s` : '';
+  const lines = [
+    line('production', `${names.production}  ${paint('dim', `${names.productionFormat}, ${humanSize(result.productionSize)}`)}`),
+    line('replica', `${names.replica}  ${paint('dim', `${names.replicaFormat}, ${humanSize(result.replicaSize)}`)}`),
+  ];
+  if (result.productionSize !== result.replicaSize) lines.push(line('sizes', sizesDiffer(result)));
+  lines.push(
+    line(
+      'compared',
+      `${humanSize(result.comparedBytes)} by ${result.signature} in blocks of ${exactSize(blockSize)}, ${result.seconds.toFixed(2)} s on ${result.workers} workers${rate}`,
+    ),
+  );
+  if (result.skippedBytes > 0) lines.push(line('skipped', `${humanSize(result.skippedBytes)} known to be zero on both sides`));
+  if (!bitmap.complete) lines.push(line('looked at', `${bitmap.coveredBlocks} of ${blocks} blocks`));
+  if (markedBlocks === 0) {
+    lines.push(line('result', paint('green', bitmap.complete ? 'equal' : 'equal where looked at')));
+    return `${lines.join('\n')}\n`;
+  }
+  const bytes = result.ranges.reduce((sum, { length }) => sum + length, 0);
+  const share = `${markedBlocks} of ${blocks} blocks (${humanSize(bytes)} of ${humanSize(size)}) in ${result.ranges.length} ranges`;
+  lines.push(line('result', paint('red', `different: ${share}`)));
+  const coverage = bitmap.complete ? {} : { coverage: bitmap.coverageRuns() };
+  const drawn = drawDriftMap({ blocks, marks: bitmap.runs(), width: columns() - 14, ...coverage });
+  lines.push(line('drift', `│${paint('cyan', drawn)}│`), line('', paint('dim', driftMapLegend)), '');
+  lines.push(listRanges(result.ranges, all));
+  return `${lines.join('\n')}\n`;
+}
+
+export function listRanges(ranges: readonly ByteRange[], all: boolean): string {
+  const shown = all ? ranges : ranges.slice(0, FIRST_RANGES);
+  const width = Math.max(6, ...shown.map(({ offset }) => String(offset).length));
+  const lines = [`  ${'offset'.padStart(width)}  length`];
+  for (const { offset, length } of shown) lines.push(`  ${String(offset).padStart(width)}  ${length}`);
+  if (shown.length < ranges.length) lines.push(`  … and ${ranges.length - shown.length} more (--all prints them)`);
+  return lines.join('\n');
+}
+
+export function line(label: string, text: string): string {
+  return `${paint('bold', label.padEnd(12))}${text}`;
+}
+
+function sizesDiffer({ productionSize, replicaSize }: ScanResult): string {
+  const difference = humanSize(Math.abs(productionSize - replicaSize));
+  const longer = productionSize > replicaSize ? 'production' : 'replica';
+  return paint('yellow', `differ: ${longer} is longer by ${difference}; the shorter counts as zeros there`);
+}

@@ -1,0 +1,136 @@
+/**
+ * Small files that are never half written. The new contents are written aside in the same folder, made
+ * durable, and renamed over the old file; then the folder is made durable. Whatever happens in between, the
+ * path holds the old contents or the new ones. A process killed in the middle may leave the file it wrote
+ * aside (`.driftmap-….tmp`), which nothing reads.
+ */
+
+import { randomBytes } from 'node:crypto';
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  type Stats,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { DriftmapError, systemError } from '../base/errors.ts';
+import { MAX_IO_BYTES } from '../base/limits.ts';
+import type { ByteCount } from '../base/units.ts';
+
+/**
+ * Replaces the contents of `path` by `bytes`, or creates it; returns when they are durable. Keeps the mode
+ * of a file that is there and follows a symbolic link to it. Errors leave the old file untouched and
+ * nothing behind: `permission`, `not-found` (the folder), `io` (no space …), `argument` (not a regular file).
+ * Only when the folder itself cannot be flushed at the end, an `io` error, are the new contents in place.
+ */
+export function writeAtomically(path: string, bytes: Uint8Array): void {
+  const operation = 'write';
+  try {
+    const { target, old } = resolveTarget(path);
+    const folder = openSync(dirname(target), constants.O_RDONLY);
+    try {
+      const aside = join(dirname(target), `.driftmap-${randomBytes(8).toString('hex')}.tmp`);
+      writeAside(aside, bytes, old);
+      try {
+        renameSync(aside, target);
+      } catch (cause) {
+        removeQuietly(aside);
+        throw cause;
+      }
+      syncFolder(folder);
+    } finally {
+      closeSync(folder);
+    }
+  } catch (cause) {
+    throw systemError(cause, { path, operation });
+  }
+}
+
+/**
+ * The whole of a regular file of at most `maxBytes`. A larger one is a `limit` error, anything that is not
+ * a regular file an `argument` error, one that shrinks meanwhile an `io` error.
+ */
+export function readBounded(path: string, maxBytes: ByteCount): Uint8Array {
+  const operation = 'read';
+  try {
+    // A named pipe would block here for a writer that never comes; O_NONBLOCK does nothing to a regular file.
+    const file = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    try {
+      const stats = fstatSync(file);
+      if (stats.isDirectory())
+        throw new DriftmapError('argument', 'expected a file, got a directory', { path });
+      if (!stats.isFile()) throw new DriftmapError('argument', 'expected a regular file', { path });
+      if (stats.size > maxBytes) {
+        throw new DriftmapError('limit', `expected at most ${maxBytes} bytes, got ${stats.size}`, { path });
+      }
+      const bytes = new Uint8Array(stats.size);
+      for (let at = 0; at < bytes.length; ) {
+        const count = readSync(file, bytes, at, Math.min(bytes.length - at, MAX_IO_BYTES), at);
+        if (count === 0)
+          throw new DriftmapError('io', 'the file became shorter while it was read', { path, offset: at });
+        at += count;
+      }
+      return bytes;
+    } finally {
+      closeSync(file);
+    }
+  } catch (cause) {
+    throw systemError(cause, { path, operation });
+  }
+}
+
+function resolveTarget(path: string): { target: string; old: Stats | null } {
+  const old = statSync(path, { throwIfNoEntry: false });
+  if (!old) return { target: path, old: null };
+  if (old.isDirectory())
+    throw new DriftmapError('argument', 'expected a file to write, got a directory', { path });
+  if (!old.isFile()) throw new DriftmapError('argument', 'expected a regular file to write', { path });
+  return { target: realpathSync(path), old };
+}
+
+/** Makes a new file, durable, with the mode of `old`; removes it when that fails. */
+function writeAside(aside: string, bytes: Uint8Array, old: Stats | null): void {
+  const file = openSync(aside, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o666);
+  try {
+    try {
+      if (old) fchmodSync(file, old.mode & 0o7777);
+      for (let at = 0; at < bytes.length; ) {
+        at += writeSync(file, bytes, at, Math.min(bytes.length - at, MAX_IO_BYTES), at);
+      }
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+  } catch (cause) {
+    removeQuietly(aside);
+    throw cause;
+  }
+}
+
+/** The rename itself becomes durable. Some file systems cannot flush a folder and say EINVAL; they order it themselves. */
+function syncFolder(folder: number): void {
+  try {
+    fsyncSync(folder);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== 'EINVAL' && code !== 'ENOTSUP') throw cause;
+  }
+}
+
+/** The error that brought us here is the one to report. */
+function removeQuietly(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // Renamed already, or the folder is gone.
+  }
+}

@@ -1,0 +1,193 @@
+/**
+ * The single entry to virtual disks: `openDisk` in the thread that plans, `attachDisk` in workers.
+ *
+ * An image is opened, its tables become a map, and its backing file is opened in the same way, down to the
+ * last; then the maps are laid over one another, so that a chain is one map over several units.
+ */
+
+import { dirname } from 'node:path';
+import { DriftmapError } from '../base/errors.ts';
+import { MAX_CHAIN_DEPTH } from '../base/limits.ts';
+import { attachUnit } from '../lu/attach.ts';
+import { openFileUnit } from '../lu/file-unit.ts';
+import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { ExtentMap } from '../mapping/extent-map.ts';
+import { overlay } from '../mapping/overlay.ts';
+import { readQcow2Header } from './formats/qcow2-header.ts';
+import { readQcow2Map } from './formats/qcow2-tables.ts';
+import { closeAll, diskIdentity, type Layer, MappedDisk } from './mapped-disk.ts';
+import { type FormatChoice, guessedFormat, statedFormat } from './policy.ts';
+import { resolveReference } from './references.ts';
+import { canUnpackZstd, zstdAdvice } from './unpack.ts';
+import type { DiskHandle, VirtualDisk } from './virtual-disk.ts';
+
+export interface OpenDiskOptions {
+  /** `raw` or `qcow2`; without it the contents tell, see `policy.ts`. */
+  readonly format?: string | undefined;
+  /** Lets images name backing and data files outside their folder, and devices. */
+  readonly allowOutside?: boolean | undefined;
+}
+
+/**
+ * Opens a virtual disk for reading.
+ * @param source a path, or a unit that is open already; such a unit stays the caller's to close
+ * @throws DriftmapError `malformed`, `unsupported`, `policy`, `limit`, or what opening and reading throws
+ */
+export async function openDisk(
+  source: string | LogicalUnit,
+  options: OpenDiskOptions = {},
+): Promise<VirtualDisk> {
+  const opener = new ChainOpener(options.allowOutside ?? false);
+  try {
+    return await opener.open(source, options.format);
+  } catch (error) {
+    // What went wrong first is what the user needs to hear.
+    await Promise.resolve(opener.owned)
+      .then(closeAll)
+      .catch(() => undefined);
+    throw error;
+  }
+}
+
+/** The same disk in another thread. It closes nothing: what it reads belongs to the disk it was attached to. */
+export function attachDisk(handle: DiskHandle): VirtualDisk {
+  const { name, format, identity } = handle;
+  const map = ExtentMap.fromHandle(handle.map);
+  const units = handle.units.map((unit) => attachUnit(unit));
+  return new MappedDisk({ name, format, identity, map, units, warnings: [], layers: [], owned: [] });
+}
+
+/** One image while its chain is opened. */
+interface Image {
+  readonly unit: LogicalUnit;
+  /** For messages, and where the image was named: what its own references start from. */
+  readonly path: string;
+  readonly folder: string | null;
+  readonly choice: FormatChoice;
+}
+
+/** What an image is, once read. */
+interface Loaded {
+  readonly map: ExtentMap;
+  readonly units: readonly LogicalUnit[];
+  readonly layer: Layer;
+  readonly backing: { readonly path: string; readonly format: string | null } | null;
+}
+
+/**
+ * One map of a chain, laid together from the bottom up: an image hides what lies below it also past its own
+ * end, where one above it may be longer and reads zeros.
+ */
+function chainMap(chain: readonly Loaded[]): ExtentMap {
+  return chain
+    .slice(0, -1)
+    .reduceRight(
+      (below, { map, units }) => overlay(map, below, { units: units.length, depth: 1 }),
+      chain.at(-1)!.map,
+    );
+}
+
+class ChainOpener {
+  readonly owned: LogicalUnit[] = [];
+  private readonly allowOutside: boolean;
+  private readonly seen = new Set<string>();
+  private readonly warnings: string[] = [];
+
+  constructor(allowOutside: boolean) {
+    this.allowOutside = allowOutside;
+  }
+
+  async open(source: string | LogicalUnit, format: string | undefined): Promise<MappedDisk> {
+    let image = await this.openTop(source, format);
+    const { path: name } = image;
+    const chain = [await this.load(image)];
+    for (let last = chain[0]!; last.backing !== null; chain.push(last)) {
+      if (chain.length > MAX_CHAIN_DEPTH) {
+        const reason = `expected at most ${MAX_CHAIN_DEPTH} backing files in a chain: this image names another`;
+        throw new DriftmapError('limit', reason, { path: image.path });
+      }
+      image = await this.openBacking(last.backing, image.path);
+      last = await this.load(image);
+    }
+    const map = chainMap(chain);
+    const units = chain.flatMap((loaded) => loaded.units);
+    const layers = chain.map((loaded) => loaded.layer);
+    const { format: topFormat } = layers[0]!;
+    const identity = diskIdentity(topFormat, map.size, units);
+    const { owned, warnings } = this;
+    return new MappedDisk({ name, format: topFormat, map, units, layers, identity, warnings, owned });
+  }
+
+  private async openTop(source: string | LogicalUnit, format: string | undefined): Promise<Image> {
+    const unit = typeof source === 'string' ? await this.openFile(source, source) : source;
+    const file = unit.handle();
+    const path = typeof source === 'string' ? source : unit.name;
+    const named = typeof source === 'string' ? source : file.kind === 'file' ? file.path : null;
+    if (typeof source !== 'string') this.refuseLoop(unit, unit.name);
+    const choice = format === undefined ? await guessedFormat(unit, path) : statedFormat(format, path);
+    this.warnings.push(...choice.warnings);
+    return { unit, path, folder: named === null ? null : dirname(named), choice };
+  }
+
+  private async openBacking(
+    { path, format }: { path: string; format: string | null },
+    from: string,
+  ): Promise<Image> {
+    const unit = await this.openFile(path, from);
+    if (format !== null) return { unit, path, folder: dirname(path), choice: statedFormat(format, from) };
+    const choice = await guessedFormat(unit, path);
+    this.warnings.push(...choice.warnings);
+    this.warnings.push(
+      `${from}: does not say the format of its backing file ${path}: guessed ${choice.format} from its contents; record it with qemu-img rebase -u -F`,
+    );
+    return { unit, path, folder: dirname(path), choice };
+  }
+
+  private async openFile(path: string, from: string): Promise<LogicalUnit> {
+    const unit = await openFileUnit(path);
+    this.owned.push(unit);
+    this.refuseLoop(unit, from);
+    return unit;
+  }
+
+  private refuseLoop(unit: LogicalUnit, from: string): void {
+    if (this.seen.has(unit.identity)) {
+      const reason = `the image names ${unit.name}, which is in its chain already: the chain is a loop`;
+      throw new DriftmapError('malformed', reason, { path: from });
+    }
+    this.seen.add(unit.identity);
+  }
+
+  private load(image: Image): Promise<Loaded> {
+    return image.choice.format === 'raw' ? this.loadRaw(image) : this.loadQcow2(image);
+  }
+
+  private async loadRaw({ unit }: Image): Promise<Loaded> {
+    const layer: Layer = { format: 'raw', file: unit, data: unit, header: null, cutTail: 0 };
+    return { map: ExtentMap.identity(unit.size), units: [unit], layer, backing: null };
+  }
+
+  private async loadQcow2({ unit, path, folder, choice }: Image): Promise<Loaded> {
+    const header = await readQcow2Header(unit);
+    if (header.corrupt) {
+      this.warnings.push(
+        `${path}: the image is marked corrupt; its contents may be wrong (qemu-img check -r repairs)`,
+      );
+    }
+    const referrer = { image: path, folder, trusted: choice.trusted, allowOutside: this.allowOutside };
+    const { dataFileName, backingName } = header;
+    const dataPath = dataFileName === null ? null : resolveReference('data file', dataFileName, referrer);
+    const backing =
+      backingName === null
+        ? null
+        : { path: resolveReference('backing file', backingName, referrer), format: header.backingFormat };
+    const data = dataPath === null ? unit : await this.openFile(dataPath, path);
+    const { map, warnings, cutTail } = await readQcow2Map(unit, header, data.size);
+    this.warnings.push(...warnings);
+    if (header.compression === 'zstd' && map.packed !== null && !canUnpackZstd) {
+      this.warnings.push(`${path}: ${zstdAdvice}`);
+    }
+    const layer: Layer = { format: 'qcow2', file: unit, data, header, cutTail };
+    return { map, units: data === unit ? [unit] : [data, unit], layer, backing };
+  }
+}

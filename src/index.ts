@@ -1,0 +1,21 @@
+/**
+ * driftmap as a library. Offsets, lengths and sizes are bytes; blocks are counted from the start of a
+ * disk; ranges are half-open. Every error is a `DriftmapError` with a `kind` to branch on.
+ */
+
+export { DriftmapError, type ErrorContext, type ErrorKind } from './base/errors.ts';
+export type { BlockCount, BlockIndex, BlockRun, ByteCount, ByteOffset, ByteRange } from './base/units.ts';
+export { loadBitmap, saveBitmap } from './bitmap/drift-file.ts';
+export { LiveMarks, type LiveMarksHandle } from './bitmap/live-marks.ts';
+export { type BitmapHeader, type DiskStamp, SyncBitmap } from './bitmap/sync-bitmap.ts';
+export { type BlockStatus, blockStatus } from './disk/block-status.ts';
+export { type OpenDiskOptions, openDisk } from './disk/open.ts';
+export type { VirtualDisk } from './disk/virtual-disk.ts';
+export { type ArrayImage, type ArrayImageOptions, createArrayImage } from './lu/array-image.ts';
+export { openFileUnit } from './lu/file-unit.ts';
+export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
+export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
+export type { ScanProgress } from './scan/progress.ts';
+export { createScanner, type Scanner, type ScanOptions, type ScanResult, scan } from './scan/scan.ts';
+export { type BlockSignature, type SignaturesOptions, signatures } from './scan/signatures.ts';
+export { type AlgorithmName, algorithms, type SignatureAlgorithm } from './signature/algorithm.ts';

@@ -1,0 +1,67 @@
+/**
+ * The door to the system calls that Node lacks: lseek(SEEK_DATA/SEEK_HOLE) and fallocate. koffi is an
+ * optional dependency and loaded when first needed (about 8 ms): without it, on another system than Linux,
+ * or with DRIFTMAP_NO_NATIVE=1, every question is answered "unknown" and callers fall back.
+ */
+
+import { createRequire } from 'node:module';
+import type { ByteCount, ByteOffset } from '../base/units.ts';
+
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const ENXIO = 6;
+
+interface Libc {
+  lseek(fd: number, offset: number, whence: number): number;
+  fallocate(fd: number, mode: number, offset: number, length: number): number;
+  errno(): number;
+}
+
+let libc: Libc | null | undefined;
+
+function door(): Libc | null {
+  if (libc === undefined) libc = process.env.DRIFTMAP_NO_NATIVE ? null : open();
+  return libc;
+}
+
+function open(): Libc | null {
+  if (process.platform !== 'linux') return null;
+  try {
+    const require = createRequire(import.meta.url);
+    const koffi = require('koffi') as typeof import('koffi');
+    // The C library is in the process already: its symbols need no file name, so glibc and musl are alike.
+    const lib = koffi.load(null);
+    return {
+      lseek: lib.func('int64_t lseek(int fd, int64_t offset, int whence)'),
+      fallocate: lib.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
+      errno: () => koffi.errno(),
+    };
+  } catch {
+    return null;
+  }
+}
+
+export function hasNative(): boolean {
+  return door() !== null;
+}
+
+/** Where the next data at or after `offset` begins; `end` when there is none up to the file's end; null when unknown. */
+export function seekData(fd: number, offset: ByteOffset, end: ByteOffset): ByteOffset | null {
+  const found = door()?.lseek(fd, offset, SEEK_DATA);
+  if (found === undefined) return null;
+  if (found >= 0) return Number(found);
+  return door()!.errno() === ENXIO ? end : null;
+}
+
+/** Where the next hole at or after `offset` begins (a file ends in one); null when unknown. */
+export function seekHole(fd: number, offset: ByteOffset): ByteOffset | null {
+  const found = door()?.lseek(fd, offset, SEEK_HOLE);
+  return found === undefined || found < 0 ? null : Number(found);
+}
+
+/** Gives a range's storage back, so that it reads as zeros. False when that cannot be done here. */
+export function punchHole(fd: number, offset: ByteOffset, length: ByteCount): boolean {
+  return door()?.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) === 0;
+}

@@ -1,0 +1,63 @@
+/** The kernels of one worker, bound to each shared memory in which bytes can lie. */
+
+import { DriftmapError } from '../base/errors.ts';
+import type { ArrayImage } from '../lu/array-image.ts';
+import type { SignatureAlgorithm } from '../signature/algorithm.ts';
+import { Kernels } from '../signature/kernels.ts';
+import type { Signer } from '../signature/signer.ts';
+import type { ComparerSetup } from './comparer-setup.ts';
+import type { Side } from './side.ts';
+import { layOutSlot } from './slot-layout.ts';
+
+/** Kernels and a signer over one memory, and where they may put digests in it. */
+export interface Bench {
+  readonly kernels: Kernels;
+  readonly signer: Signer;
+  /** The whole memory. */
+  readonly bytes: Uint8Array;
+  /** Address that has room for the digests (or flags) of one piece. */
+  readonly digests: number;
+}
+
+export class Benches {
+  /** Over the worker's own slot. */
+  readonly own: Bench;
+  private readonly images: ReadonlyMap<ArrayImage, readonly Bench[]>;
+
+  private constructor(own: Bench, images: ReadonlyMap<ArrayImage, readonly Bench[]>) {
+    this.own = own;
+    this.images = images;
+  }
+
+  static async create({ modules, algorithm, key, plan, slot, production, replica }: ComparerSetup): Promise<Benches> {
+    const bench = async (memory: WebAssembly.Memory, scratch: number, digests: number): Promise<Bench> => {
+      const kernels = await Kernels.create(modules, memory, scratch);
+      return { kernels, signer: signerOf(kernels, algorithm, key), bytes: new Uint8Array(memory.buffer), digests };
+    };
+    const layout = layOutSlot(slot.pointer, plan.blockSize);
+    const own = await bench(slot.memory, layout.scratch, layout.productionDigests);
+    const images = new Map<ArrayImage, readonly Bench[]>();
+    for (const image of imagesOf(production, replica)) {
+      const banks = image.banks.map((memory, bank) => {
+        const { kernels, digests } = image.scratchOf(bank, slot.index);
+        return bench(memory, kernels, digests);
+      });
+      images.set(image, await Promise.all(banks));
+    }
+    return new Benches(own, images);
+  }
+
+  of(image: ArrayImage, bank: number): Bench {
+    const bench = this.images.get(image)?.[bank];
+    if (!bench) throw new DriftmapError('internal', 'an array image without kernels', { path: image.name });
+    return bench;
+  }
+}
+
+function imagesOf(...sides: Side[]): Set<ArrayImage> {
+  return new Set(sides.flatMap((side) => side.images).filter((image) => image !== null));
+}
+
+function signerOf(kernels: Kernels, algorithm: SignatureAlgorithm, key: Uint8Array | null): Signer {
+  return kernels.signer(algorithm, key ?? undefined);
+}

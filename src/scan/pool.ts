@@ -1,0 +1,75 @@
+/**
+ * The threads of a scanner, and the shared memory they work in. The only importer of piscina, which owns
+ * the threads; a task here is one long pull of ranges, so its dispatch costs nothing that counts.
+ */
+
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { Piscina } from 'piscina';
+import { DriftmapError } from '../base/errors.ts';
+import { MAX_WORKERS } from '../base/limits.ts';
+import type { ByteCount } from '../base/units.ts';
+import { SlotArena } from '../memory/shared-memory.ts';
+import { loadKernels } from '../signature/kernels.ts';
+import { slotBytes } from './slot-layout.ts';
+import type { ScanTask, TaskOutcome, WorkerSetup, WorkerSlot } from './task.ts';
+
+/** Threads load compiled code only: from the sources (under a test runner) the built worker beside them is used. */
+const workerFile = fileURLToPath(
+  new URL(import.meta.url.endsWith('.ts') ? '../../dist/scan/worker.js' : './worker.js', import.meta.url),
+);
+
+export function defaultWorkers(): number {
+  return Math.min(availableParallelism(), MAX_WORKERS);
+}
+
+let memories = 0;
+
+export class ScanPool {
+  readonly workers: number;
+  private readonly piscina: Piscina<ScanTask, TaskOutcome>;
+  private arena: { readonly slots: SlotArena; readonly bytes: ByteCount; readonly id: number } | null = null;
+
+  constructor(workers: number) {
+    if (!Number.isInteger(workers) || workers < 1 || workers > MAX_WORKERS) {
+      throw new DriftmapError('argument', `expected 1 to ${MAX_WORKERS} workers, got ${workers}`);
+    }
+    this.workers = workers;
+    const workerData: WorkerSetup = { modules: loadKernels() };
+    this.piscina = new Piscina({
+      filename: workerFile,
+      minThreads: workers,
+      maxThreads: workers,
+      idleTimeout: Number.POSITIVE_INFINITY,
+      recordTiming: false,
+      // A waiting thread must still see an array image's memories being posted, and its own end.
+      atomics: 'async',
+      workerData,
+    });
+  }
+
+  /** The slots of a scan with such blocks: the same memory from scan to scan, replaced only when blocks outgrow it. */
+  slots(blockSize: ByteCount): readonly WorkerSlot[] {
+    const bytes = slotBytes(blockSize);
+    if (this.arena === null || this.arena.bytes < bytes) {
+      this.arena = { slots: new SlotArena(this.workers, bytes), bytes, id: ++memories };
+    }
+    const { slots, id } = this.arena;
+    return Array.from({ length: this.workers }, (_, index) => ({ ...slots.slot(index), memoryId: id, index }));
+  }
+
+  /** Runs one task to its end; a thread that dies is a `worker` error, and its place is filled anew. */
+  async run(task: ScanTask): Promise<TaskOutcome> {
+    try {
+      return await this.piscina.run(task, { transferList: [task.reports] });
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new DriftmapError('worker', `a scan worker died: ${reason}`, { cause });
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.piscina.destroy();
+    this.arena = null;
+  }
+}

@@ -1,0 +1,369 @@
+/**
+ * The coordinator: compares two virtual disks block by block and marks in a sync bitmap where they differ.
+ *
+ * open → map → **plan → read → sign → compare → mark**. The plan is made here, from both maps; workers
+ * pull its ranges, and what they report is merged here, range by range. A range counts when it was looked
+ * at to its end: then its blocks are covered and its marks are set, both in one step. So whatever stops a
+ * scan, the bitmap so far is true, and a later scan can resume from it.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { DriftmapError, systemError } from '../base/errors.ts';
+import { DEFAULT_BLOCK_SIZE } from '../base/limits.ts';
+import type { BlockCount, BlockRun, ByteCount, ByteRange } from '../base/units.ts';
+import { blockCount } from '../base/units.ts';
+import type { LiveMarks } from '../bitmap/live-marks.ts';
+import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { type AlgorithmName, algorithmByName } from '../signature/algorithm.ts';
+import { blocksOfRange, blocksOutside, checkBlockSize, GRANULE_BLOCKS, planScan, type ScanPlan } from './plan.ts';
+import { defaultWorkers, ScanPool } from './pool.ts';
+import { ProgressTotals, type ScanProgress } from './progress.ts';
+import { Control, type RangeReport, type TaskOutcome } from './task.ts';
+
+export interface ScanOptions {
+  /** The disk that is right. */
+  readonly production: VirtualDisk;
+  /** The disk that is to become equal to it. */
+  readonly replica: VirtualDisk;
+  /** Bytes of a block: a power of two, 512 … 16 MiB; 64 KiB by default. */
+  readonly blockSize?: ByteCount | undefined;
+  /** How blocks are compared; `nh128`, under a fresh random key, by default. */
+  readonly signature?: AlgorithmName | undefined;
+  /** Look only at the blocks that this earlier bitmap of the same disks marks. */
+  readonly within?: SyncBitmap | undefined;
+  /** Go on from a scan that ended early: keep its marks, skip the blocks it covers. */
+  readonly resume?: SyncBitmap | undefined;
+  /** Writes that arrive while the scan runs: every block marked there ends marked. */
+  readonly live?: LiveMarks | undefined;
+  /** Stops the scan: it rejects with an `aborted` error. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called at most ten times a second, and once at the end. */
+  readonly onProgress?: ((progress: ScanProgress) => void) | undefined;
+  /** Called before the scan rejects, whatever the cause, with what it had found by then: enough to resume from. */
+  readonly onPartial?: ((bitmap: SyncBitmap) => void) | undefined;
+  /** Bytes of the disk that a worker takes at a time; chosen by size when absent. Never changes the result. */
+  readonly rangeBytes?: ByteCount | undefined;
+}
+
+export interface ScanResult {
+  /** Marks, coverage, and which disks they are about. */
+  readonly bitmap: SyncBitmap;
+  /** The larger disk's size; the shorter one counts as zeros beyond its end. */
+  readonly size: ByteCount;
+  readonly productionSize: ByteCount;
+  readonly replicaSize: ByteCount;
+  readonly blockSize: ByteCount;
+  readonly signature: AlgorithmName;
+  readonly blocks: BlockCount;
+  readonly markedBlocks: BlockCount;
+  /** Merged, ascending, clipped at the size. */
+  readonly ranges: readonly ByteRange[];
+  readonly comparedBytes: ByteCount;
+  readonly skippedBytes: ByteCount;
+  readonly readBytes: ByteCount;
+  readonly seconds: number;
+  /** From the call to the first block looked at. */
+  readonly startupSeconds: number;
+  readonly workers: number;
+  /** What the user should know: a disk that changed meanwhile. */
+  readonly warnings: readonly string[];
+}
+
+/** A scan with threads of its own, made for it and ended with it. */
+export async function scan(options: ScanOptions & { readonly workers?: number | undefined }): Promise<ScanResult> {
+  const scanner = createScanner({ workers: options.workers });
+  try {
+    return await scanner.scan(options);
+  } finally {
+    await scanner.close();
+  }
+}
+
+/** A scanner that keeps its threads and memory warm from scan to scan. */
+export function createScanner(options: { readonly workers?: number | undefined } = {}): Scanner {
+  return new Scanner(new ScanPool(options.workers ?? defaultWorkers()));
+}
+
+export class Scanner {
+  private readonly pool: ScanPool;
+  private queue: Promise<unknown> = Promise.resolve();
+  private closed = false;
+
+  constructor(pool: ScanPool) {
+    this.pool = pool;
+  }
+
+  get workers(): number {
+    return this.pool.workers;
+  }
+
+  /** Scans one pair at a time: a call made during another waits for it. */
+  async scan(options: ScanOptions): Promise<ScanResult> {
+    const calledAt = performance.timeOrigin + performance.now();
+    if (this.closed) throw new DriftmapError('argument', 'this scanner is closed');
+    const before = this.queue;
+    const run = (async () => {
+      await before;
+      return new ScanRun(this.pool, options, calledAt).run();
+    })();
+    this.queue = run.catch(() => undefined);
+    return run;
+  }
+
+  /** Waits for the scan under way, then ends the threads. */
+  async close(): Promise<void> {
+    this.closed = true;
+    await this.queue;
+    await this.pool.close();
+  }
+}
+
+/** One scan, from plan to result. */
+class ScanRun {
+  private readonly pool: ScanPool;
+  private readonly options: ScanOptions;
+  private readonly calledAt: number;
+  private readonly signature: AlgorithmName;
+  private readonly plan: ScanPlan;
+  private readonly bitmap: SyncBitmap;
+  private readonly totals: ProgressTotals;
+  private readonly control = new Int32Array(new SharedArrayBuffer(4 * Control.cells));
+  private readonly generations: readonly [string, string];
+
+  constructor(pool: ScanPool, options: ScanOptions, calledAt: number) {
+    const { production, replica, blockSize = DEFAULT_BLOCK_SIZE } = options;
+    checkAborted(options.signal);
+    checkBlockSize(blockSize);
+    this.pool = pool;
+    this.options = options;
+    this.calledAt = calledAt;
+    this.signature = options.signature ?? 'nh128';
+    algorithmByName(this.signature);
+    const size = Math.max(production.size, replica.size);
+    this.generations = [production.generation(), replica.generation()];
+    this.bitmap = new SyncBitmap({
+      size,
+      blockSize,
+      signature: this.signature,
+      production: stamp(production),
+      replica: stamp(replica),
+    });
+    checkLive(options.live, this.bitmap);
+    const todo = this.todo();
+    this.plan = planScan({
+      size,
+      blockSize,
+      production: production.map,
+      replica: replica.map,
+      todo,
+      rangeBytes: options.rangeBytes,
+      workers: pool.workers,
+    });
+    this.totals = new ProgressTotals(todo ? bytesOf(todo(), blockSize, size) : size, blockSize, calledAt);
+  }
+
+  /** The blocks to look at when not all of them; checks that what was handed in belongs to these disks. */
+  private todo(): (() => Iterable<BlockRun>) | undefined {
+    const { within, resume } = this.options;
+    if (within) this.bitmap.checkSameDisks(within, '--within');
+    if (!resume) return within ? () => within.runs() : undefined;
+    this.bitmap.checkSameDisks(resume, '--resume');
+    this.bitmap.checkSameGeneration(resume, '--resume');
+    this.bitmap.adopt(resume);
+    const { blocks } = this.bitmap;
+    return () => uncovered(within ? within.runs() : [{ start: 0, end: blocks }], resume);
+  }
+
+  async run(): Promise<ScanResult> {
+    const { signal } = this.options;
+    const stop = () => Atomics.store(this.control, Control.stop, 1);
+    signal?.addEventListener('abort', stop, { once: true });
+    try {
+      if (this.plan.todo === null) this.coverOutside();
+      const outcomes = await this.runWorkers(stop);
+      checkAborted(signal);
+      return this.result(outcomes);
+    } catch (cause) {
+      this.options.onPartial?.(this.bitmap);
+      throw cause;
+    } finally {
+      signal?.removeEventListener('abort', stop);
+    }
+  }
+
+  /** What no range holds is zero on both sides. */
+  private coverOutside(): void {
+    const { size, blockSize } = this.plan;
+    for (const run of blocksOutside(this.plan)) {
+      this.bitmap.cover(run);
+      this.totals.skippedBytes += Math.min(run.end * blockSize, size) - run.start * blockSize;
+    }
+  }
+
+  private async runWorkers(stop: () => void): Promise<TaskOutcome[]> {
+    const { pool, plan, control, signature } = this;
+    const { production, replica } = this.options;
+    const key = algorithmByName(signature).keyed ? randomBytes(32) : null;
+    const handles = { production: production.handle(), replica: replica.handle() };
+    const slots = pool.slots(plan.blockSize).slice(0, Math.max(1, Math.min(pool.workers, plan.starts.length)));
+    const failures: unknown[] = [];
+    const outcomes = await Promise.all(
+      slots.map(async (slot) => {
+        const { port1, port2 } = new MessageChannel();
+        const inbox = new Inbox(port1, (report) => this.merge(report));
+        try {
+          const outcome = await pool.run({ control, plan, algorithm: signature, key, slot, reports: port2, ...handles });
+          await inbox.received(outcome.reports);
+          if (outcome.error) failures.push(DriftmapError.fromPlain(outcome.error));
+          return outcome;
+        } catch (cause) {
+          stop();
+          failures.push(cause);
+          return null;
+        } finally {
+          port1.close();
+        }
+      }),
+    );
+    key?.fill(0);
+    if (failures.length > 0) throw systemError(failures[0], { operation: 'scan' });
+    return outcomes.filter((outcome) => outcome !== null);
+  }
+
+  /** Makes finished ranges true: their marks, and that they were looked at. */
+  private merge(report: RangeReport): void {
+    const { plan, bitmap, totals } = this;
+    let at = 0;
+    for (const range of report.markedRanges) {
+      const count = plan.counts[range]!;
+      const words = report.words.subarray(at, at + count);
+      bitmap.orWords(plan.starts[range]! * GRANULE_BLOCKS, words);
+      for (const word of words) totals.markedBlocks += bitsOf(word);
+      at += count;
+    }
+    for (const range of report.ranges) {
+      if (plan.todo === null) bitmap.cover(blocksOfRange(plan, range));
+      else {
+        const words = plan.todo.subarray(plan.todoAt![range]!, plan.todoAt![range]! + plan.counts[range]!);
+        bitmap.coverWords(plan.starts[range]! * GRANULE_BLOCKS, words);
+      }
+    }
+    totals.comparedBytes += report.comparedBytes;
+    totals.skippedBytes += report.skippedBytes;
+    totals.readBytes += report.readBytes;
+    if (totals.due()) this.options.onProgress?.(totals.snapshot());
+  }
+
+  private result(outcomes: readonly TaskOutcome[]): ScanResult {
+    const { bitmap, totals, plan, options } = this;
+    if (options.live) bitmap.markLive(options.live);
+    const progress = totals.snapshot();
+    options.onProgress?.(progress);
+    return {
+      bitmap,
+      size: plan.size,
+      productionSize: options.production.size,
+      replicaSize: options.replica.size,
+      blockSize: plan.blockSize,
+      signature: this.signature,
+      blocks: blockCount(plan.size, plan.blockSize),
+      markedBlocks: bitmap.count,
+      ranges: [...bitmap.ranges()],
+      comparedBytes: progress.comparedBytes,
+      skippedBytes: progress.skippedBytes,
+      readBytes: progress.readBytes,
+      seconds: progress.seconds,
+      startupSeconds: (Math.min(...outcomes.map((outcome) => outcome.begunAt)) - this.calledAt) / 1000,
+      workers: this.pool.workers,
+      warnings: this.changedMeanwhile(),
+    };
+  }
+
+  /** A disk that is written to while it is scanned, without live marks, may differ where nothing is marked. */
+  private changedMeanwhile(): string[] {
+    if (this.options.live) return [];
+    const { production, replica } = this.options;
+    const changed = [production, replica].filter((disk, i) => disk.generation() !== this.generations[i]);
+    return changed.map((disk) => `${disk.name}: changed during the scan; blocks written meanwhile may be missing from the marks`);
+  }
+}
+
+/** Receives the reports of one worker: they travel apart from its outcome and may arrive after it. */
+class Inbox {
+  private count = 0;
+  private wanted = Number.POSITIVE_INFINITY;
+  private failure: unknown;
+  private settle: (() => void) | null = null;
+
+  constructor(port: MessagePort, merge: (report: RangeReport) => void) {
+    port.on('message', (report: RangeReport) => {
+      try {
+        if (this.failure === undefined) merge(report);
+      } catch (cause) {
+        this.failure = cause ?? new DriftmapError('internal', 'a report could not be merged');
+      }
+      this.count++;
+      this.settle?.();
+    });
+  }
+
+  /** Resolves when that many have been merged; rejects with what merging one threw. */
+  received(wanted: number): Promise<void> {
+    this.wanted = wanted;
+    return new Promise((resolve, reject) => {
+      this.settle = () => {
+        if (this.count < this.wanted) return;
+        if (this.failure === undefined) resolve();
+        else reject(this.failure);
+      };
+      this.settle();
+    });
+  }
+}
+
+function checkAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new DriftmapError('aborted', 'the scan was stopped', { operation: 'scan', cause: signal.reason });
+}
+
+function stamp(disk: VirtualDisk): DiskStamp {
+  return { identity: disk.identity, size: disk.size, generation: disk.generation() };
+}
+
+function checkLive(live: LiveMarks | undefined, bitmap: SyncBitmap): void {
+  if (live && (live.size !== bitmap.size || live.blockSize !== bitmap.blockSize)) {
+    throw new DriftmapError(
+      'mismatch',
+      `live marks are for ${live.size} bytes in blocks of ${live.blockSize}, the scan for ${bitmap.size} in blocks of ${bitmap.blockSize}`,
+    );
+  }
+}
+
+/** The parts of ascending runs that a bitmap does not cover. */
+function* uncovered(runs: Iterable<BlockRun>, bitmap: SyncBitmap): Generator<BlockRun, undefined> {
+  const covered = bitmap.coverageRuns()[Symbol.iterator]();
+  let next = covered.next();
+  for (const { start, end } of runs) {
+    let from = start;
+    while (from < end) {
+      while (!next.done && next.value.end <= from) next = covered.next();
+      const hole = next.done ? end : Math.min(end, next.value.start);
+      if (hole > from) yield { start: from, end: hole };
+      from = next.done ? end : Math.max(hole, Math.min(end, next.value.end));
+    }
+  }
+}
+
+function bytesOf(runs: Iterable<BlockRun>, blockSize: ByteCount, size: ByteCount): ByteCount {
+  let bytes = 0;
+  for (const { start, end } of runs) bytes += Math.min(end * blockSize, size) - start * blockSize;
+  return bytes;
+}
+
+/** Set bits of a 32-bit word. */
+function bitsOf(word: number): number {
+  let bits = word - ((word >>> 1) & 0x55555555);
+  bits = (bits & 0x33333333) + ((bits >>> 2) & 0x33333333);
+  return (((bits + (bits >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
+}

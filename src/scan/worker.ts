@@ -1,0 +1,50 @@
+/**
+ * What runs on a pool's thread: one long task per worker, which pulls ranges from a shared counter until
+ * none is left, and posts what it found. It holds no state between tasks but compiled kernels.
+ */
+
+import { workerData } from 'node:worker_threads';
+import { DriftmapError } from '../base/errors.ts';
+import { attachDisk } from '../disk/open.ts';
+import { algorithmByName } from '../signature/algorithm.ts';
+import { RangeComparer } from './range-comparer.ts';
+import { RangeReporter } from './reporter.ts';
+import { Side } from './side.ts';
+import { Control, type ScanTask, type TaskOutcome, type WorkerSetup } from './task.ts';
+
+export default async function work(task: ScanTask): Promise<TaskOutcome> {
+  const begunAt = performance.timeOrigin + performance.now();
+  const reporter = new RangeReporter(task.plan, task.reports);
+  let error: DriftmapError | null = null;
+  try {
+    await pullRanges(task, reporter);
+  } catch (cause) {
+    error = asOurs(cause);
+    Atomics.store(task.control, Control.stop, 1);
+  }
+  reporter.flush();
+  return { reports: reporter.posted, begunAt, error: error?.toPlain() ?? null };
+}
+
+async function pullRanges({ control, plan, algorithm, key, production, replica, slot }: ScanTask, reporter: RangeReporter): Promise<void> {
+  const { modules } = workerSetup();
+  const sides = { production: new Side(attachDisk(production)), replica: new Side(attachDisk(replica)) };
+  const stopped = () => Atomics.load(control, Control.stop) !== 0;
+  const comparer = await RangeComparer.create({ plan, algorithm: algorithmByName(algorithm), key, modules, slot, stopped, ...sides });
+  for (;;) {
+    const range = Atomics.add(control, Control.next, 1);
+    if (range >= plan.starts.length || !(await comparer.compare(range))) return;
+    reporter.add(range, comparer, sides.production.readBytes + sides.replica.readBytes);
+  }
+}
+
+/** Piscina wraps the pool's `workerData` together with its own. */
+function workerSetup(): WorkerSetup {
+  return (Array.isArray(workerData) ? workerData[1] : workerData) as WorkerSetup;
+}
+
+function asOurs(cause: unknown): DriftmapError {
+  if (cause instanceof DriftmapError) return cause;
+  const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
+  return new DriftmapError('worker', `a scan worker failed: ${reason}`, { cause });
+}

@@ -1,0 +1,130 @@
+import { mkdtempSync, readdirSync, rmSync, truncateSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import type { SyncBitmap } from '../../src/bitmap/sync-bitmap.ts';
+import { openDisk } from '../../src/disk/open.ts';
+import { createArrayImage } from '../../src/lu/array-image.ts';
+import { type Fault, faultUnit } from '../../src/lu/filters.ts';
+import { createScanner, scan } from '../../src/scan/scan.ts';
+import { blocksOf, sparseFile } from './pairs.ts';
+
+const size = 16 * 2 ** 20;
+const folder = mkdtempSync(join(tmpdir(), 'driftmap-trouble-'));
+const scanner = createScanner({ workers: 2 });
+afterAll(async () => {
+  await scanner.close();
+  rmSync(folder, { recursive: true });
+});
+
+async function pairWith(faults: readonly Fault[]) {
+  const bytes = new Uint8Array(size).fill(5);
+  const image = createArrayImage({ size, name: 'production.img', bytes });
+  const production = await openDisk(faultUnit(image, faults), { format: 'raw' });
+  const changed = bytes.slice();
+  changed[0] = 6;
+  const replica = await openDisk(createArrayImage({ size, bytes: changed }), { format: 'raw' });
+  return { production, replica, blockSize: 65536, rangeBytes: 2 ** 21 };
+}
+
+async function failure(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => null,
+    (error: unknown) => error,
+  );
+}
+
+describe('a scan whose', () => {
+  it('disk cannot be read in one place says which disk and where, and hands out what was found elsewhere', async () => {
+    const range = { offset: 9 * 2 ** 20 + 5, length: 1 };
+    let partial: SyncBitmap | undefined;
+    const pair = await pairWith([{ on: 'read', range }]);
+    const error = await failure(scanner.scan({ ...pair, onPartial: (bitmap) => { partial = bitmap; } }));
+    expect(error).toMatchObject({ name: 'DriftmapError', kind: 'io', path: 'production.img', operation: 'read' });
+    const { offset, length } = error as { offset: number; length: number };
+    expect(offset <= range.offset && range.offset < offset + length).toBe(true);
+    expect(partial!.complete).toBe(false);
+    expect(partial!.covered(Math.floor(range.offset / 65536))).toBe(false);
+    const healed = await pairWith([]);
+    expect(blocksOf((await scanner.scan(healed)).bitmap.runs())).toEqual([0]);
+  });
+
+  it.each(['exit', 'throw'] as const)('worker meets its end by %s fails, and the scanner lives on', async (how) => {
+    const error = await failure(scanner.scan(await pairWith([{ on: 'read', after: 3, times: 1, how }])));
+    expect(error).toMatchObject({ name: 'DriftmapError', kind: 'worker' });
+    expect((error as Error).message).toMatch(how === 'exit' ? /died/ : /planted/);
+    const { bitmap } = await scanner.scan(await pairWith([]));
+    expect(blocksOf(bitmap.runs())).toEqual([0]);
+  });
+
+  it('file shrinks meanwhile says so', async () => {
+    const path = sparseFile(join(folder, 'shrinks.raw'), new Uint8Array(size).fill(1));
+    const production = await openDisk(path, { format: 'raw' });
+    truncateSync(path, 5 * 2 ** 20);
+    const error = await failure(scanner.scan({ production, replica: (await pairWith([])).replica }));
+    expect(error).toMatchObject({ kind: 'io', path });
+    expect((error as Error).message).toMatch(/ends here/);
+    await production.close();
+  });
+
+  it('progress callback throws, rejects with that', async () => {
+    const pair = await pairWith([]);
+    const onProgress = () => {
+      throw new RangeError('mine');
+    };
+    await expect(scanner.scan({ ...pair, onProgress })).rejects.toThrow('mine');
+    await expect(scanner.scan(pair)).resolves.toMatchObject({ markedBlocks: 1 });
+  });
+
+  it('disk is written to meanwhile warns', async () => {
+    const path = sparseFile(join(folder, 'written.raw'), new Uint8Array(size).fill(1));
+    const production = await openDisk(path, { format: 'raw' });
+    let once = false;
+    const result = await scanner.scan({
+      production,
+      replica: production,
+      onProgress: () => {
+        if (!once) truncateSync(path, size);
+        once = true;
+      },
+    });
+    expect(result.warnings.join()).toMatch(/written\.raw: changed during the scan/);
+    await production.close();
+  });
+});
+
+describe('a scanner', () => {
+  it('refuses to work with no workers, too many, or after it was closed', async () => {
+    for (const workers of [0, 1.5, 65]) expect(() => createScanner({ workers })).toThrow(/1 to 64 workers/);
+    const closed = createScanner({ workers: 1 });
+    await closed.close();
+    await closed.close();
+    await expect(closed.scan(await pairWith([]))).rejects.toMatchObject({ kind: 'argument' });
+  });
+
+  it('runs scans that were asked for at once one after the other', async () => {
+    const pairs = await Promise.all([pairWith([]), pairWith([{ on: 'read', after: 2 }]), pairWith([])]);
+    const results = await Promise.allSettled(pairs.map((pair) => scanner.scan(pair)));
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+  });
+
+  it('leaves no thread and no descriptor behind, whether scans end well or badly', async () => {
+    const tasks = () => readdirSync('/proc/self/task').length;
+    const descriptors = () => readdirSync('/proc/self/fd').length;
+    const path = sparseFile(join(folder, 'leak.raw'), new Uint8Array(3 * 2 ** 20).fill(1));
+    const once = async (faults: readonly Fault[], signal?: AbortSignal) => {
+      const production = await openDisk(path, { format: 'raw' });
+      await failure(scan({ ...(await pairWith(faults)), workers: 3, signal }));
+      await failure(scan({ production, replica: production, workers: 3 }));
+      await production.close();
+    };
+    await once([]);
+    const before = [tasks(), descriptors()];
+    for (const how of ['error', 'exit', 'throw'] as const) await once([{ on: 'read', after: 2, how }]);
+    await once([], AbortSignal.abort());
+    await once([]);
+    // A thread that was ended needs a moment to leave /proc.
+    for (let i = 0; i < 50 && tasks() > before[0]!; i++) await new Promise((resolve) => setTimeout(resolve, 20));
+    expect([tasks(), descriptors()]).toEqual(before);
+  });
+});
