@@ -64,17 +64,24 @@ const importPatterns = [
 
 /** Static, dynamic and type imports, re-exports and `require`. */
 function importsOf(source, file) {
-  const text = readFileSync(join(source, file), 'utf8').replace(/\/\*[\s\S]*?\*\//g, '').replace(/^\s*\/\/.*$/gm, '');
+  const text = readFileSync(join(source, file), 'utf8')
+    .replace(/\/\*[\s\S]*?\*\//g, '')
+    .replace(/^\s*\/\/.*$/gm, '');
   const found = new Set();
   for (const pattern of importPatterns) {
     for (const [, target] of text.matchAll(pattern)) found.add(target);
   }
-  return [...found].filter((target) => !target.startsWith('node:')).map((target) => resolve(source, file, target));
+  return [...found]
+    .filter((target) => !target.startsWith('node:'))
+    .map((target) => resolve(source, file, target));
 }
 
 /** Ours as a path below src, a library as its package's name with a leading `npm:`. */
 function resolve(source, file, target) {
-  if (target.startsWith('.')) return relative(source, join(source, dirname(file), target)).split(sep).join('/');
+  if (target.startsWith('.'))
+    return relative(source, join(source, dirname(file), target))
+      .split(sep)
+      .join('/');
   const parts = target.split('/');
   return `npm:${target.startsWith('@') ? parts.slice(0, 2).join('/') : parts[0]}`;
 }
@@ -88,7 +95,8 @@ function floorFinding(file, target) {
   if (!(from in floors)) return `${file}: the room '${from}' has no floor (scripts/tidy.mjs)`;
   if (from === to) return undefined;
   if (!(to in floors)) return `${file}: imports ${target}, which is in no room`;
-  if (floors[to] >= floors[from]) return `${file} (floor ${floors[from]}) imports ${target} (floor ${floors[to]}): imports go down`;
+  if (floors[to] >= floors[from])
+    return `${file} (floor ${floors[from]}) imports ${target} (floor ${floors[to]}): imports go down`;
   return undefined;
 }
 
@@ -138,6 +146,7 @@ if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) 
   const root = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '..');
   const found = findings(root);
   for (const line of found) console.error(`tidy: ${line}`);
-  if (found.length === 0) console.log('tidy: floors, circles, dead files, doors and lengths are as they should be');
+  if (found.length === 0)
+    console.log('tidy: floors, circles, dead files, doors and lengths are as they should be');
   process.exitCode = found.length === 0 ? 0 : 1;
 }

@@ -16,7 +16,9 @@ function run(command, args, { cwd = folder, status = 0 } = {}) {
   const env = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}` };
   const result = spawnSync(command, args, { cwd, env, encoding: 'utf8' });
   if (result.status !== status) {
-    throw new Error(`${command} ${args.join(' ')}: expected status ${status}, got ${result.status}\n${result.stdout}${result.stderr}`);
+    throw new Error(
+      `${command} ${args.join(' ')}: expected status ${status}, got ${result.status}\n${result.stdout}${result.stderr}`,
+    );
   }
   return result.stdout;
 }
@@ -29,12 +31,23 @@ function expect(condition, what) {
 const allowed = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|dist\/.+\.(js|d\.ts|wasm))$/;
 
 try {
-  const [{ filename, files, unpackedSize }] = JSON.parse(run('npm', ['pack', '--json', '--pack-destination', folder], { cwd: root }).replace(/^[^[]*/, ''));
+  const [{ filename, files, unpackedSize }] = JSON.parse(
+    run('npm', ['pack', '--json', '--pack-destination', folder], { cwd: root }).replace(/^[^[]*/, ''),
+  );
   const foreign = files.map(({ path }) => path).filter((path) => !allowed.test(path));
-  expect(foreign.length === 0, `nothing but code, types and documents in the tarball, got ${foreign.join(', ')}`);
-  expect(files.some(({ path }) => path.endsWith('.wasm')), 'kernels in the tarball');
+  expect(
+    foreign.length === 0,
+    `nothing but code, types and documents in the tarball, got ${foreign.join(', ')}`,
+  );
+  expect(
+    files.some(({ path }) => path.endsWith('.wasm')),
+    'kernels in the tarball',
+  );
 
-  writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: 'empty', private: true, type: 'module' }));
+  writeFileSync(
+    join(folder, 'package.json'),
+    JSON.stringify({ name: 'empty', private: true, type: 'module' }),
+  );
   run('npm', ['install', '--no-audit', '--no-fund', join(folder, filename)]);
 
   const bin = join(folder, 'node_modules', '.bin', 'driftmap');
@@ -43,8 +56,8 @@ try {
   const demo = run(bin, ['demo']);
   const place = /rm -r (\S+)/.exec(demo)?.[1];
   expect(place, 'the demo to name its folder');
-  const disks = [join(folder, place, 'production.qcow2'), join(folder, place, 'replica.raw')].map((path, i) =>
-    place.startsWith('/') ? join(place, i === 0 ? 'production.qcow2' : 'replica.raw') : path,
+  const disks = [join(folder, place, 'production.qcow2'), join(folder, place, 'replica.raw')].map(
+    (path, i) => (place.startsWith('/') ? join(place, i === 0 ? 'production.qcow2' : 'replica.raw') : path),
   );
   const byCommand = JSON.parse(run(bin, ['scan', ...disks, '--json'], { status: 1 }));
   expect(byCommand.markedBlocks > 0, 'marks from the command');
@@ -62,10 +75,15 @@ await replica.close();
 `,
   );
   const byLibrary = JSON.parse(run(node, ['use.mjs', ...disks]));
-  expect(JSON.stringify(byLibrary.ranges) === JSON.stringify(byCommand.ranges), 'the library to find what the command finds');
+  expect(
+    JSON.stringify(byLibrary.ranges) === JSON.stringify(byCommand.ranges),
+    'the library to find what the command finds',
+  );
   rmSync(dirname(disks[0]), { recursive: true });
   const mark = run(node, ['--version']).trim();
-  console.log(`package: ${files.length} files, ${unpackedSize} bytes unpacked, works as a library and as a command on Node ${mark}`);
+  console.log(
+    `package: ${files.length} files, ${unpackedSize} bytes unpacked, works as a library and as a command on Node ${mark}`,
+  );
 } catch (error) {
   console.error(`package: ${error.message}`);
   process.exitCode = 1;

@@ -3,11 +3,13 @@
 
 const groups = ['a', 'b'];
 const IV = ['IV0', 'IV1', 'IV2', 'IV3', 'IV4', 'IV5', 'IV6', 'IV7'];
-const each = (words, line) => groups.flatMap((group, g) => words.map((word) => line(group, word, g))).join('\n');
+const each = (words, line) =>
+  groups.flatMap((group, g) => words.map((word) => line(group, word, g))).join('\n');
 const first8 = [0, 1, 2, 3, 4, 5, 6, 7];
 
 /** Chaining value of every lane: the key's words (or the IV). */
-export const loadKey = () => each(first8, (group, i) => `let ${group}${i} = v128.load32_splat(key, ${4 * i});`);
+export const loadKey = () =>
+  each(first8, (group, i) => `let ${group}${i} = v128.load32_splat(key, ${4 * i});`);
 
 /** The upper half of the state: constants, counter, block length and flags (BLAKE3 paper, section 2.2). */
 export const upperHalf = () =>
@@ -26,8 +28,18 @@ export const upperHalf = () =>
  * latency (KERNELS §8: keep the order that is written).
  */
 export function round() {
-  const columns = [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]];
-  const diagonals = [[0, 5, 10, 15], [1, 6, 11, 12], [2, 7, 8, 13], [3, 4, 9, 14]];
+  const columns = [
+    [0, 4, 8, 12],
+    [1, 5, 9, 13],
+    [2, 6, 10, 14],
+    [3, 7, 11, 15],
+  ];
+  const diagonals = [
+    [0, 5, 10, 15],
+    [1, 6, 11, 12],
+    [2, 7, 8, 13],
+    [3, 4, 9, 14],
+  ];
   const lines = [];
   for (const [half, quads] of [columns, diagonals].entries()) {
     for (const [g, group] of groups.entries()) {
@@ -57,10 +69,12 @@ function step(group, g, quad, x) {
 }
 
 /** The new chaining value: lower half xor upper half. */
-export const feedForward = () => each(first8, (group, i) => `${group}${i} = v128.xor(${group}${i}, ${group}${i + 8});`);
+export const feedForward = () =>
+  each(first8, (group, i) => `${group}${i} = v128.xor(${group}${i}, ${group}${i + 8});`);
 
 /** Word i of all lanes to `out + 32 i`. */
-export const storeLanes = () => each(first8, (group, i, g) => `v128.store(out, ${group}${i}, ${32 * i + 16 * g});`);
+export const storeLanes = () =>
+  each(first8, (group, i, g) => `v128.store(out, ${group}${i}, ${32 * i + 16 * g});`);
 
 /** The seven message orders as rows of addresses: row r, word i is where that word of all lanes lies (table 2). */
 export function schedule() {
@@ -68,7 +82,10 @@ export function schedule() {
   let order = Array.from({ length: 16 }, (_, i) => i);
   const lines = [];
   for (let r = 0; r < 7; r++) {
-    for (let i = 0; i < 16; i++) lines.push(`store<u32>(scratch, <u32>(scratch + MESSAGE) + ${32 * order[i]}, SCHEDULE + ${64 * r + 4 * i});`);
+    for (let i = 0; i < 16; i++)
+      lines.push(
+        `store<u32>(scratch, <u32>(scratch + MESSAGE) + ${32 * order[i]}, SCHEDULE + ${64 * r + 4 * i});`,
+      );
     order = permutation.map((i) => order[i]);
   }
   return lines.join('\n');

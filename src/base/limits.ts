@@ -76,3 +76,6 @@ export const MAX_LIVE_MARKS_BYTES = 4 * GiB;
  */
 export const HOLE_EXTENTS_PER_WINDOW = 64;
 export const HOLE_WINDOW = 32 * MiB;
+
+/** Memories whose kernels a worker keeps: both sides of a few pairs of array images; each holds address space. */
+export const MAX_CACHED_KERNELS = 16;

@@ -14,7 +14,9 @@ export function defineBitmap(program: Command): void {
   const bitmap = program
     .command('bitmap')
     .summary('look at sync bitmaps and combine them')
-    .description('Works on sync bitmaps (.drift files), which say which blocks of a disk must be synchronized: what QEMU calls a dirty bitmap.');
+    .description(
+      'Works on sync bitmaps (.drift files), which say which blocks of a disk must be synchronized: what QEMU calls a dirty bitmap.',
+    );
   bitmap
     .command('show')
     .description('Prints what a bitmap is about, where its marks are, and draws them.')
@@ -30,7 +32,10 @@ export function defineBitmap(program: Command): void {
       .argument('<a>', 'a .drift file')
       .argument('<b>', 'another')
       .requiredOption('-o, --output <file>', 'where the result goes')
-      .addHelpText('after', `\nExample:\n  driftmap bitmap ${name} monday.drift tuesday.drift -o both.drift\n`)
+      .addHelpText(
+        'after',
+        `\nExample:\n  driftmap bitmap ${name} monday.drift tuesday.drift -o both.drift\n`,
+      )
       .action((a: string, b: string, options: { output: string }) => combine(name, a, b, options.output));
   }
   bitmap
@@ -59,17 +64,34 @@ async function show(file: string, options: { json?: boolean; all?: boolean }): P
   process.exitCode = Exit.equal;
   if (options.json) {
     const { production, replica, signature } = header;
-    const object = { size, blockSize, signature, blocks, markedBlocks: count, coveredBlocks, production, replica };
+    const object = {
+      size,
+      blockSize,
+      signature,
+      blocks,
+      markedBlocks: count,
+      coveredBlocks,
+      production,
+      replica,
+    };
     await print(`${JSON.stringify({ ...object, ranges: [...bitmap.ranges()] }, null, 2)}\n`);
     return;
   }
   const ranges = [...bitmap.ranges()];
-  const drawn = drawDriftMap({ blocks, marks: bitmap.runs(), coverage: bitmap.coverageRuns(), width: columns() - 14 });
+  const drawn = drawDriftMap({
+    blocks,
+    marks: bitmap.runs(),
+    coverage: bitmap.coverageRuns(),
+    width: columns() - 14,
+  });
   const lines = [
     line('disks', `${humanSize(size)} in ${blocks} blocks of ${exactSize(blockSize)}`),
     line('production', paint('dim', `${header.production.identity}, ${humanSize(header.production.size)}`)),
     line('replica', paint('dim', `${header.replica.identity}, ${humanSize(header.replica.size)}`)),
-    line('compared', `by ${header.signature}; ${bitmap.complete ? 'every block' : `${coveredBlocks} of ${blocks} blocks`} looked at`),
+    line(
+      'compared',
+      `by ${header.signature}; ${bitmap.complete ? 'every block' : `${coveredBlocks} of ${blocks} blocks`} looked at`,
+    ),
     line('marked', `${count} blocks (${humanSize(bitmap.markedBytes)}) in ${ranges.length} ranges`),
     line('drift', `│${paint('cyan', drawn)}│`),
     line('', paint('dim', driftMapLegend)),
@@ -78,12 +100,20 @@ async function show(file: string, options: { json?: boolean; all?: boolean }): P
   await print(`${lines.join('\n')}\n`);
 }
 
-async function combine(operation: 'or' | 'and' | 'andnot', a: string, b: string, output: string): Promise<void> {
+async function combine(
+  operation: 'or' | 'and' | 'andnot',
+  a: string,
+  b: string,
+  output: string,
+): Promise<void> {
   const { saveBitmap } = await import('../bitmap/drift-file.ts');
   const [first, second] = [await load(a), await load(b)];
-  const result = operation === 'or' ? first.or(second) : operation === 'and' ? first.and(second) : first.andNot(second);
+  const result =
+    operation === 'or' ? first.or(second) : operation === 'and' ? first.and(second) : first.andNot(second);
   saveBitmap(result, output);
-  await print(`${output}: ${result.count} of ${result.blocks} blocks marked (${humanSize(result.markedBytes)})\n`);
+  await print(
+    `${output}: ${result.count} of ${result.blocks} blocks marked (${humanSize(result.markedBytes)})\n`,
+  );
   process.exitCode = Exit.equal;
 }
 

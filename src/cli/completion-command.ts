@@ -1,6 +1,6 @@
 /** `driftmap completion bash|zsh|fish`: made from the commands themselves, so it cannot lag behind them. */
 
-import { type Command, Argument } from 'commander';
+import { Argument, type Command } from 'commander';
 import { Exit } from './exit.ts';
 import { print } from './terminal.ts';
 
@@ -34,7 +34,9 @@ interface Words {
 function wordsOf(command: Command, path = ''): Words[] {
   const options = command.options.flatMap((option) => (option.long ? [option.long] : []));
   const names = command.commands.map((sub) => sub.name());
-  const below = command.commands.flatMap((sub) => wordsOf(sub, path === '' ? sub.name() : `${path} ${sub.name()}`));
+  const below = command.commands.flatMap((sub) =>
+    wordsOf(sub, path === '' ? sub.name() : `${path} ${sub.name()}`),
+  );
   return [{ path, words: [...names, ...options, '--help'] }, ...below];
 }
 
@@ -66,13 +68,18 @@ function fishScript(program: Command): string {
   const lines: string[] = [];
   for (const command of program.commands) {
     const name = command.name();
-    lines.push(`complete -c driftmap -n __fish_use_subcommand -a ${name} -d ${quoted(command.summary() || command.description())}`);
+    lines.push(
+      `complete -c driftmap -n __fish_use_subcommand -a ${name} -d ${quoted(command.summary() || command.description())}`,
+    );
     const seen = `-n ${quoted(`__fish_seen_subcommand_from ${name}`)}`;
     for (const sub of command.commands) {
       lines.push(`complete -c driftmap ${seen} -a ${sub.name()} -d ${quoted(sub.description())}`);
     }
     for (const option of command.options) {
-      if (option.long) lines.push(`complete -c driftmap ${seen} -l ${option.long.slice(2)} -d ${quoted(option.description)}`);
+      if (option.long)
+        lines.push(
+          `complete -c driftmap ${seen} -l ${option.long.slice(2)} -d ${quoted(option.description)}`,
+        );
     }
   }
   return `${lines.join('\n')}\n`;

@@ -15,7 +15,9 @@ export function defineDemo(program: Command): void {
   program
     .command('demo')
     .summary('see it work on two small disks')
-    .description('Makes a production disk (qcow2) and a replica that has drifted (raw) in a temporary folder, and scans them.')
+    .description(
+      'Makes a production disk (qcow2) and a replica that has drifted (raw) in a temporary folder, and scans them.',
+    )
     .addHelpText('after', '\nExample:\n  driftmap demo\n')
     .action(runDemo);
 }
@@ -26,24 +28,36 @@ async function runDemo(): Promise<void> {
   const { scan } = await import('../scan/scan.ts');
   const { saveBitmap } = await import('../bitmap/drift-file.ts');
   const folder = temporaryFolder();
-  const [production, replica, bitmap] = ['production.qcow2', 'replica.raw', 'demo.drift'].map((name) => join(folder, name)) as [string, string, string];
+  const [production, replica, bitmap] = ['production.qcow2', 'replica.raw', 'demo.drift'].map((name) =>
+    join(folder, name),
+  ) as [string, string, string];
   await print(`Two copies of one ${humanSize(DEMO_SIZE)} disk, in ${folder}:\n`);
   try {
     makeDemoDisks(production, replica);
   } catch (cause) {
     throw systemError(cause, { path: folder, operation: 'making the example disks' });
   }
-  await print(`${line('production', production)}\n${line('replica', replica)}\n\nSince they were equal, this happened to the replica:\n`);
+  await print(
+    `${line('production', production)}\n${line('replica', replica)}\n\nSince they were equal, this happened to the replica:\n`,
+  );
   for (const [what, ranges] of grouped(drift)) {
     const bytes = ranges.reduce((sum, { length }) => sum + length, 0);
     await print(`  ${ranges.length > 1 ? `${ranges.length} × ` : ''}${what} (${humanSize(bytes)})\n`);
   }
   await print(`\n${paint('bold', '$ driftmap scan production.qcow2 replica.raw --bitmap demo.drift')}\n\n`);
-  const disks = [await openDisk(production, { format: 'qcow2' }), await openDisk(replica, { format: 'raw' })] as const;
+  const disks = [
+    await openDisk(production, { format: 'qcow2' }),
+    await openDisk(replica, { format: 'raw' }),
+  ] as const;
   try {
     const result = await scan({ production: disks[0], replica: disks[1] });
     saveBitmap(result.bitmap, bitmap);
-    const names = { production: 'production.qcow2', replica: 'replica.raw', productionFormat: 'qcow2', replicaFormat: 'raw' };
+    const names = {
+      production: 'production.qcow2',
+      replica: 'replica.raw',
+      productionFormat: 'qcow2',
+      replicaFormat: 'raw',
+    };
     await print(describeScan(result, names, {}));
     checkFound(result.bitmap, drift);
   } finally {
@@ -75,7 +89,11 @@ function checkFound(bitmap: SyncBitmap, drift: readonly { offset: number; length
     for (let block = start; block < end; block++) expected.add(block);
   }
   const exact = bitmap.count === expected.size && [...expected].every((block) => bitmap.test(block));
-  if (!exact) throw new DriftmapError('internal', `the scan marked ${bitmap.count} blocks where ${expected.size} differ`);
+  if (!exact)
+    throw new DriftmapError(
+      'internal',
+      `the scan marked ${bitmap.count} blocks where ${expected.size} differ`,
+    );
 }
 
 function nextSteps(folder: string): string {

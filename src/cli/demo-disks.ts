@@ -19,10 +19,18 @@ const written: readonly ByteRange[] = [
 ];
 
 /** What happened to the replica since it was equal: each is a reason that real copies drift. */
-export const drift: readonly (ByteRange & { readonly what: string; readonly with: 'noise' | 'zeros' | 'byte' })[] = [
+export const drift: readonly (ByteRange & {
+  readonly what: string;
+  readonly with: 'noise' | 'zeros' | 'byte';
+})[] = [
   { what: 'one byte of the boot sector', offset: 446, length: 1, with: 'byte' },
   { what: 'a log file that grew', offset: 70 * MiB + 5 * KiB, length: 3 * MiB, with: 'noise' },
-  ...[80, 83.5, 91, 97.25].map((at) => ({ what: 'a database page', offset: at * MiB + 8 * KiB, length: 8 * KiB, with: 'noise' as const })),
+  ...[80, 83.5, 91, 97.25].map((at) => ({
+    what: 'a database page',
+    offset: at * MiB + 8 * KiB,
+    length: 8 * KiB,
+    with: 'noise' as const,
+  })),
   { what: 'a file trimmed at the production site', offset: 120 * MiB, length: 1 * MiB, with: 'noise' },
   { what: 'blocks that never arrived', offset: 164 * MiB, length: 2 * MiB, with: 'zeros' },
 ];
@@ -32,7 +40,8 @@ export function makeDemoDisks(production: string, replica: string): void {
   const fd = openSync(replica, 'wx');
   try {
     ftruncateSync(fd, DEMO_SIZE);
-    for (const { offset, length } of written) for (let at = offset; at < offset + length; at += CLUSTER) write(fd, cluster(at), at);
+    for (const { offset, length } of written)
+      for (let at = offset; at < offset + length; at += CLUSTER) write(fd, cluster(at), at);
     for (const { offset, length, with: what } of drift) write(fd, changed(offset, length, what), offset);
   } finally {
     closeSync(fd);
@@ -50,7 +59,9 @@ function changed(offset: number, length: number, what: 'noise' | 'zeros' | 'byte
  * clusters (qcow2 specification, "Header", "Cluster mapping", "Host cluster management").
  */
 function writeQcow2(path: string): void {
-  const clusters = written.flatMap(({ offset, length }) => Array.from({ length: length / CLUSTER }, (_, i) => offset / CLUSTER + i));
+  const clusters = written.flatMap(({ offset, length }) =>
+    Array.from({ length: length / CLUSTER }, (_, i) => offset / CLUSTER + i),
+  );
   const [refcountTable, refcountBlock, l1, l2, firstData] = [1, 2, 3, 4, 5];
   const header = Buffer.alloc(104);
   header.write('QFI\u00fb', 0, 'latin1');
@@ -109,5 +120,6 @@ function noise(length: number, seed: number): Buffer {
 }
 
 function write(fd: number, bytes: Uint8Array, offset: number): void {
-  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, offset + done);
+  for (let done = 0; done < bytes.length; )
+    done += writeSync(fd, bytes, done, bytes.length - done, offset + done);
 }

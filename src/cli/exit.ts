@@ -13,7 +13,8 @@ Exit status: 0 equal (or done), 1 different, 2 trouble, 130 stopped by Ctrl-C.
 /** Says what went wrong in one line and returns the exit status; the stack only when DRIFTMAP_DEBUG is set. */
 export function fail(error: unknown): number {
   const message = error instanceof Error ? error.message : String(error);
-  const unexpected = error instanceof DriftmapError ? '' : 'unexpected error (set DRIFTMAP_DEBUG=1 for its stack): ';
+  const unexpected =
+    error instanceof DriftmapError ? '' : 'unexpected error (set DRIFTMAP_DEBUG=1 for its stack): ';
   process.stderr.write(`${paint('red', 'driftmap:', process.stderr)} ${unexpected}${oneLine(message)}\n`);
   if (process.env.DRIFTMAP_DEBUG && error instanceof Error) process.stderr.write(`${stackOf(error)}\n`);
   if (!(error instanceof DriftmapError) || error.kind !== 'aborted') return Exit.trouble;

@@ -12,10 +12,14 @@ import { defineScan } from './scan-command.ts';
 import { defineSignatures } from './signatures-command.ts';
 import { surviveClosedPipe } from './terminal.ts';
 
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
 
 const program = new Command('driftmap')
-  .description('Finds where two copies of a virtual disk differ, by block signatures, and keeps the answer as a sync bitmap.')
+  .description(
+    'Finds where two copies of a virtual disk differ, by block signatures, and keeps the answer as a sync bitmap.',
+  )
   .version(version, '-V, --version', 'print the version')
   .helpOption('-h, --help', 'print this help')
   .helpCommand('help [command]', 'print the help of a command')
@@ -37,7 +41,8 @@ Examples:
 ${explainExits}`,
   );
 
-for (const define of [defineScan, defineMap, defineSignatures, defineBitmap, defineDemo, defineCompletion]) define(program);
+for (const define of [defineScan, defineMap, defineSignatures, defineBitmap, defineDemo, defineCompletion])
+  define(program);
 
 surviveClosedPipe();
 try {

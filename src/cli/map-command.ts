@@ -17,7 +17,10 @@ export function defineMap(program: Command): void {
     .summary("show where a disk's bytes lie")
     .description("Prints a disk's extent map: which runs hold data, and where on which file they lie.")
     .argument('<disk>', 'an image or a block device')
-    .option('--json', 'print the runs as a JSON array, with the keys of qemu-img map and "unit", the file they lie in')
+    .option(
+      '--json',
+      'print the runs as a JSON array, with the keys of qemu-img map and "unit", the file they lie in',
+    )
     .addOption(formatOption('-f, --format <format>', 'the disk'))
     .addOption(allowOutsideOption())
     .addHelpText(
@@ -38,15 +41,28 @@ async function runMap(path: string, options: MapCommandOptions): Promise<void> {
   try {
     for (const warning of disk.warnings) warn(warning);
     let first = true;
-    if (!options.json) await print(`${paint('bold', row('start', 'length', 'kind', 'depth', 'place', ''))}\n`);
+    if (!options.json)
+      await print(`${paint('bold', row('start', 'length', 'kind', 'depth', 'place', ''))}\n`);
     for await (const { start, length, depth, zero, data, offset, unit } of blockStatus(disk)) {
       if (options.json) {
         const place = offset === undefined ? {} : { offset };
         const name = unit === undefined ? {} : { unit };
-        await print(`${first ? '[' : ',\n '}${JSON.stringify({ start, length, depth, zero, data, ...place, ...name })}`);
+        await print(
+          `${first ? '[' : ',\n '}${JSON.stringify({ start, length, depth, zero, data, ...place, ...name })}`,
+        );
       } else {
-        const kind = zero ? (data ? 'data, zero' : 'zero') : data ? (offset === undefined ? 'compressed' : 'data') : 'unknown';
-        await print(`${row(start, length, kind, depth, offset ?? '–', data ? (unit ?? '') : '')}\n`);
+        const kind = zero
+          ? data
+            ? 'data, zero'
+            : 'zero'
+          : data
+            ? offset === undefined
+              ? 'compressed'
+              : 'data'
+            : 'unknown';
+        await print(
+          `${row(start, length, kind, depth, offset ?? '–', data ? disk.units[unit]!.name : '')}\n`,
+        );
       }
       first = false;
     }

@@ -31,13 +31,18 @@ export function blockSizeOption(): Option {
     );
 }
 
-export function signatureOption(standard: AlgorithmName, names: readonly string[] = algorithms.map(({ name }) => name)): Option {
+export function signatureOption(
+  standard: AlgorithmName,
+  names: readonly string[] = algorithms.map(({ name }) => name),
+): Option {
   return new Option('-s, --signature <name>', 'how blocks are compared').choices(names).default(standard);
 }
 
 /** One line per algorithm, for help texts. */
 export function explainSignatures(names: readonly string[] = algorithms.map(({ name }) => name)): string {
-  const lines = algorithms.filter(({ name }) => names.includes(name)).map(({ name, purpose }) => `  ${name.padEnd(9)} ${purpose}`);
+  const lines = algorithms
+    .filter(({ name }) => names.includes(name))
+    .map(({ name, purpose }) => `  ${name.padEnd(9)} ${purpose}`);
   return `\nSignatures:\n${lines.join('\n')}\n`;
 }
 
@@ -58,10 +63,15 @@ export function sizeOption(flags: string, description: string): Option {
 }
 
 export function formatOption(flags: string, whose: string): Option {
-  return new Option(flags, `format of ${whose}: raw or qcow2 (default: by its first bytes)`).choices(['raw', 'qcow2']);
+  return new Option(flags, `format of ${whose}: raw or qcow2 (default: by its first bytes)`).choices([
+    'raw',
+    'qcow2',
+  ]);
 }
 
 export function allowOutsideOption(): Option {
-  return new Option('--allow-outside', "follow backing and data files that lie outside an image's own folder");
+  return new Option(
+    '--allow-outside',
+    "follow backing and data files that lie outside an image's own folder",
+  );
 }
-

@@ -9,7 +9,14 @@ import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { ScanResult } from '../scan/scan.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Exit, explainExits, warn } from './exit.ts';
-import { allowOutsideOption, blockSizeOption, explainSignatures, formatOption, signatureOption, workersOption } from './options.ts';
+import {
+  allowOutsideOption,
+  blockSizeOption,
+  explainSignatures,
+  formatOption,
+  signatureOption,
+  workersOption,
+} from './options.ts';
 import { createProgressBar } from './progress-bar.ts';
 import { describeScan, scanAsJson } from './scan-report.ts';
 import { print } from './terminal.ts';
@@ -39,7 +46,10 @@ export function defineScan(program: Command): void {
     .addOption(blockSizeOption())
     .addOption(signatureOption('nh128'))
     .addOption(workersOption())
-    .option('-o, --bitmap <file>', 'write the result as a sync bitmap; what a stopped scan had found is kept there too')
+    .option(
+      '-o, --bitmap <file>',
+      'write the result as a sync bitmap; what a stopped scan had found is kept there too',
+    )
     .option('--within <file>', 'look only at the blocks that this earlier bitmap marks')
     .option('--resume <file>', 'go on from the bitmap of a scan that was stopped')
     .option('--all', 'print every range, not only the first twenty')
@@ -81,8 +91,17 @@ async function runScan(production: string, replica: string, options: ScanCommand
       saveBitmap(result.bitmap, options.bitmap);
     }
     for (const warning of result.warnings) warn(warning);
-    const names = { production, replica, productionFormat: disks[0]!.format, replicaFormat: disks[1]!.format };
-    await print(options.json ? `${JSON.stringify(scanAsJson(result, names), null, 2)}\n` : describeScan(result, names, options));
+    const names = {
+      production,
+      replica,
+      productionFormat: disks[0]!.format,
+      replicaFormat: disks[1]!.format,
+    };
+    await print(
+      options.json
+        ? `${JSON.stringify(scanAsJson(result, names), null, 2)}\n`
+        : describeScan(result, names, options),
+    );
     process.exitCode = result.markedBlocks === 0 ? Exit.equal : Exit.different;
   } finally {
     for (const disk of disks) await disk.close();
@@ -125,7 +144,9 @@ async function scanUntilStopped(
     bar.stop();
     if (partial && options.bitmap) {
       saveBitmap(partial, options.bitmap);
-      throw new DriftmapError(kindOf(cause), `${messageOf(cause)}; ${partialNote(partial, options.bitmap)}`, { cause });
+      throw new DriftmapError(kindOf(cause), `${messageOf(cause)}; ${partialNote(partial, options.bitmap)}`, {
+        cause,
+      });
     }
     throw cause;
   } finally {
@@ -152,10 +173,15 @@ function checkWritable(file: string): void {
   const folder = dirname(file);
   try {
     if (statSync(file, { throwIfNoEntry: false })?.isDirectory()) {
-      throw new DriftmapError('argument', 'expected a file to write the bitmap to, got a directory', { path: file });
+      throw new DriftmapError('argument', 'expected a file to write the bitmap to, got a directory', {
+        path: file,
+      });
     }
     accessSync(folder, constants.W_OK);
   } catch (cause) {
-    throw systemError(cause, { path: cause instanceof DriftmapError ? file : folder, operation: 'writing the bitmap' });
+    throw systemError(cause, {
+      path: cause instanceof DriftmapError ? file : folder,
+      operation: 'writing the bitmap',
+    });
   }
 }

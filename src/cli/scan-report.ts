@@ -17,7 +17,18 @@ export interface ScanNames {
 const FIRST_RANGES = 20;
 
 export function scanAsJson(result: ScanResult, names: ScanNames): Record<string, unknown> {
-  const { size, blockSize, signature, blocks, markedBlocks, comparedBytes, skippedBytes, readBytes, seconds, workers } = result;
+  const {
+    size,
+    blockSize,
+    signature,
+    blocks,
+    markedBlocks,
+    comparedBytes,
+    skippedBytes,
+    readBytes,
+    seconds,
+    workers,
+  } = result;
   return {
     production: { path: names.production, format: names.productionFormat, size: result.productionSize },
     replica: { path: names.replica, format: names.replicaFormat, size: result.replicaSize },
@@ -37,12 +48,23 @@ export function scanAsJson(result: ScanResult, names: ScanNames): Record<string,
   };
 }
 
-export function describeScan(result: ScanResult, names: ScanNames, { all = false }: { all?: boolean | undefined }): string {
+export function describeScan(
+  result: ScanResult,
+  names: ScanNames,
+  { all = false }: { all?: boolean | undefined },
+): string {
   const { size, blockSize, blocks, markedBlocks, bitmap } = result;
-  const rate = result.seconds > 0 ? `, ${humanSize(Math.round(result.comparedBytes / result.seconds))}/s` : '';
+  const rate =
+    result.seconds > 0 ? `, ${humanSize(Math.round(result.comparedBytes / result.seconds))}/s` : '';
   const lines = [
-    line('production', `${names.production}  ${paint('dim', `${names.productionFormat}, ${humanSize(result.productionSize)}`)}`),
-    line('replica', `${names.replica}  ${paint('dim', `${names.replicaFormat}, ${humanSize(result.replicaSize)}`)}`),
+    line(
+      'production',
+      `${names.production}  ${paint('dim', `${names.productionFormat}, ${humanSize(result.productionSize)}`)}`,
+    ),
+    line(
+      'replica',
+      `${names.replica}  ${paint('dim', `${names.replicaFormat}, ${humanSize(result.replicaSize)}`)}`,
+    ),
   ];
   if (result.productionSize !== result.replicaSize) lines.push(line('sizes', sizesDiffer(result)));
   lines.push(
@@ -51,7 +73,8 @@ export function describeScan(result: ScanResult, names: ScanNames, { all = false
       `${humanSize(result.comparedBytes)} by ${result.signature} in blocks of ${exactSize(blockSize)}, ${result.seconds.toFixed(2)} s on ${result.workers} workers${rate}`,
     ),
   );
-  if (result.skippedBytes > 0) lines.push(line('skipped', `${humanSize(result.skippedBytes)} known to be zero on both sides`));
+  if (result.skippedBytes > 0)
+    lines.push(line('skipped', `${humanSize(result.skippedBytes)} known to be zero on both sides`));
   if (!bitmap.complete) lines.push(line('looked at', `${bitmap.coveredBlocks} of ${blocks} blocks`));
   if (markedBlocks === 0) {
     lines.push(line('result', paint('green', bitmap.complete ? 'equal' : 'equal where looked at')));
@@ -72,7 +95,8 @@ export function listRanges(ranges: readonly ByteRange[], all: boolean): string {
   const width = Math.max(6, ...shown.map(({ offset }) => String(offset).length));
   const lines = [`  ${'offset'.padStart(width)}  length`];
   for (const { offset, length } of shown) lines.push(`  ${String(offset).padStart(width)}  ${length}`);
-  if (shown.length < ranges.length) lines.push(`  … and ${ranges.length - shown.length} more (--all prints them)`);
+  if (shown.length < ranges.length)
+    lines.push(`  … and ${ranges.length - shown.length} more (--all prints them)`);
   return lines.join('\n');
 }
 

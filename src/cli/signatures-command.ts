@@ -1,9 +1,16 @@
 /** `driftmap signatures DISK` */
 
 import type { Command } from 'commander';
-import { algorithms, type AlgorithmName } from '../signature/algorithm.ts';
+import { type AlgorithmName, algorithms } from '../signature/algorithm.ts';
 import { Exit, explainExits, warn } from './exit.ts';
-import { allowOutsideOption, blockSizeOption, explainSignatures, formatOption, signatureOption, sizeOption } from './options.ts';
+import {
+  allowOutsideOption,
+  blockSizeOption,
+  explainSignatures,
+  formatOption,
+  signatureOption,
+  sizeOption,
+} from './options.ts';
 import { print } from './terminal.ts';
 
 interface SignaturesCommandOptions {
@@ -23,7 +30,9 @@ export function defineSignatures(program: Command): void {
   program
     .command('signatures')
     .summary("print the signatures of a disk's blocks")
-    .description("Prints one line a block: its signature in hexadecimal, its offset and its length. Holes count as zeros.")
+    .description(
+      'Prints one line a block: its signature in hexadecimal, its offset and its length. Holes count as zeros.',
+    )
     .argument('<disk>', 'an image or a block device')
     .addOption(blockSizeOption())
     .addOption(signatureOption('blake3', printable))
@@ -52,12 +61,14 @@ async function runSignatures(path: string, options: SignaturesCommandOptions): P
     for (const warning of disk.warnings) warn(warning);
     const offset = options.offset ?? 0;
     const range = { offset, length: options.length ?? Math.max(0, disk.size - offset) };
-    if (json) await print(`{"size":${disk.size},"blockSize":${blockSize},"signature":"${signature}","blocks":[`);
+    if (json)
+      await print(`{"size":${disk.size},"blockSize":${blockSize},"signature":"${signature}","blocks":[`);
     let lines = '';
     let first = true;
     for await (const block of signatures(disk, { range, blockSize, signature })) {
       const hex = Buffer.from(block.signature).toString('hex');
-      if (json) lines += `${first ? '\n' : ',\n'}${JSON.stringify({ offset: block.offset, length: block.length, signature: hex })}`;
+      if (json)
+        lines += `${first ? '\n' : ',\n'}${JSON.stringify({ offset: block.offset, length: block.length, signature: hex })}`;
       else lines += `${hex}  ${block.offset}  ${block.length}\n`;
       first = false;
       if (lines.length > 65536) {

@@ -10,7 +10,11 @@ export function hasColor(stream: NodeJS.WriteStream): boolean {
   return stream.isTTY === true && TERM !== 'dumb';
 }
 
-export function paint(color: keyof typeof codes, text: string, stream: NodeJS.WriteStream = process.stdout): string {
+export function paint(
+  color: keyof typeof codes,
+  text: string,
+  stream: NodeJS.WriteStream = process.stdout,
+): string {
   return hasColor(stream) ? `\u001b[${codes[color]}m${text}\u001b[0m` : text;
 }
 

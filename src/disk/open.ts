@@ -158,8 +158,15 @@ class ChainOpener {
     this.seen.add(unit.identity);
   }
 
-  private load(image: Image): Promise<Loaded> {
-    return image.choice.format === 'raw' ? this.loadRaw(image) : this.loadQcow2(image);
+  private async load(image: Image): Promise<Loaded> {
+    try {
+      return await (image.choice.format === 'raw' ? this.loadRaw(image) : this.loadQcow2(image));
+    } catch (error) {
+      // A map that grows too large knows no path.
+      if (!(error instanceof DriftmapError) || error.path !== undefined) throw error;
+      const { path } = image;
+      throw DriftmapError.fromPlain({ ...error.toPlain(), path, message: `${path}: ${error.message}` });
+    }
   }
 
   private async loadRaw({ unit }: Image): Promise<Loaded> {

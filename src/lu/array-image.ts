@@ -11,7 +11,13 @@
 
 import { randomUUID } from 'node:crypto';
 import { assert, DriftmapError } from '../base/errors.ts';
-import { KERNEL_SCRATCH_BYTES, MAX_BLOCK_SIZE, MAX_DISK_SIZE, MAX_MEMORY_BYTES, MAX_WORKERS } from '../base/limits.ts';
+import {
+  KERNEL_SCRATCH_BYTES,
+  MAX_BLOCK_SIZE,
+  MAX_DISK_SIZE,
+  MAX_MEMORY_BYTES,
+  MAX_WORKERS,
+} from '../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { alignDown, alignUp, KiB } from '../base/units.ts';
 import { createSharedMemory } from '../memory/shared-memory.ts';
@@ -26,7 +32,10 @@ const SLOT_BYTES = KERNEL_SCRATCH_BYTES + DIGEST_BYTES;
 const SCRATCH_BYTES = MAX_WORKERS * SLOT_BYTES;
 const GAP = 8 * KiB;
 /** Data of one bank. */
-export const BANK_BYTES: ByteCount = alignDown(MAX_MEMORY_BYTES - SCRATCH_BYTES - GAP - DATA_AT, MAX_BLOCK_SIZE);
+export const BANK_BYTES: ByteCount = alignDown(
+  MAX_MEMORY_BYTES - SCRATCH_BYTES - GAP - DATA_AT,
+  MAX_BLOCK_SIZE,
+);
 
 export interface ArrayImageOptions {
   readonly size: ByteCount;
@@ -46,12 +55,20 @@ export interface BankPlace {
 }
 
 /** @throws DriftmapError `argument`, or `limit` when there is no address space left */
-export function createArrayImage({ size, name, bytes, bankBytes = BANK_BYTES }: ArrayImageOptions): ArrayImage {
+export function createArrayImage({
+  size,
+  name,
+  bytes,
+  bankBytes = BANK_BYTES,
+}: ArrayImageOptions): ArrayImage {
   if (!Number.isSafeInteger(size) || size < 0 || size > MAX_DISK_SIZE) {
     throw new DriftmapError('argument', `expected a size in bytes, got ${size}`);
   }
   if (bankBytes % MAX_BLOCK_SIZE !== 0 || bankBytes <= 0 || bankBytes > BANK_BYTES) {
-    throw new DriftmapError('argument', `expected banks of a multiple of 16 MiB up to ${BANK_BYTES} bytes, got ${bankBytes}`);
+    throw new DriftmapError(
+      'argument',
+      `expected banks of a multiple of 16 MiB up to ${BANK_BYTES} bytes, got ${bankBytes}`,
+    );
   }
   const label = name === undefined ? '<array image>' : name;
   const count = Math.max(1, Math.ceil(size / bankBytes));
@@ -82,7 +99,13 @@ export class ArrayImage implements LogicalUnit {
   readonly bankBytes: ByteCount;
   private closed = false;
 
-  constructor({ name, size, identity, banks, bankBytes }: Pick<ArrayImage, 'name' | 'size' | 'identity' | 'banks' | 'bankBytes'>) {
+  constructor({
+    name,
+    size,
+    identity,
+    banks,
+    bankBytes,
+  }: Pick<ArrayImage, 'name' | 'size' | 'identity' | 'banks' | 'bankBytes'>) {
     this.name = name;
     this.size = size;
     this.identity = identity;
@@ -115,7 +138,11 @@ export class ArrayImage implements LogicalUnit {
     this.check({ offset, length }, 'view');
     const { bank, pointer, room } = this.locate(offset);
     if (length > room) {
-      throw new DriftmapError('argument', `expected a range within one bank of ${this.bankBytes} bytes`, { path: this.name, offset, length });
+      throw new DriftmapError('argument', `expected a range within one bank of ${this.bankBytes} bytes`, {
+        path: this.name,
+        offset,
+        length,
+      });
     }
     return new Uint8Array(this.banks[bank]!.buffer, pointer, length);
   }
@@ -123,7 +150,10 @@ export class ArrayImage implements LogicalUnit {
   read(offset: ByteOffset, target: Uint8Array): undefined {
     this.check({ offset, length: target.length }, 'read');
     for (let done = 0; done < target.length; ) {
-      const piece = this.view({ offset: offset + done, length: this.room(offset + done, target.length - done) });
+      const piece = this.view({
+        offset: offset + done,
+        length: this.room(offset + done, target.length - done),
+      });
       target.set(piece, done);
       done += piece.length;
     }
@@ -173,7 +203,8 @@ export class ArrayImage implements LogicalUnit {
   }
 
   private check(range: ByteRange, operation: string): void {
-    if (this.closed) throw new DriftmapError('argument', `${operation} after close`, { path: this.name, operation });
+    if (this.closed)
+      throw new DriftmapError('argument', `${operation} after close`, { path: this.name, operation });
     checkRange(this, range, operation);
   }
 }

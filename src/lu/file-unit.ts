@@ -3,7 +3,16 @@
  * caller's view (which may be shared memory); a descriptor serves every thread of the process.
  */
 
-import { closeSync, constants, fstatSync, fsyncSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { MAX_DISK_SIZE, MAX_IO_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
@@ -85,10 +94,17 @@ export class FileUnit implements LogicalUnit {
     this.checkOpen('read');
     for (let done = 0; done < target.length; ) {
       const most = Math.min(target.length - done, MAX_IO_BYTES);
-      const count = this.call('read', offset + done, most, () => readSync(this.fd, target, done, most, offset + done));
+      const count = this.call('read', offset + done, most, () =>
+        readSync(this.fd, target, done, most, offset + done),
+      );
       if (count === 0) {
         const reason = `the file ends here, though it had ${this.size} bytes when it was opened`;
-        throw new DriftmapError('io', reason, { path: this.name, offset: offset + done, length: most, operation: 'read' });
+        throw new DriftmapError('io', reason, {
+          path: this.name,
+          offset: offset + done,
+          length: most,
+          operation: 'read',
+        });
       }
       done += count;
     }
@@ -98,7 +114,9 @@ export class FileUnit implements LogicalUnit {
     this.checkWrite({ offset, length: source.length }, 'write');
     for (let done = 0; done < source.length; ) {
       const most = Math.min(source.length - done, MAX_IO_BYTES);
-      done += this.call('write', offset + done, most, () => writeSync(this.fd, source, done, most, offset + done));
+      done += this.call('write', offset + done, most, () =>
+        writeSync(this.fd, source, done, most, offset + done),
+      );
     }
   }
 
@@ -167,14 +185,25 @@ export class FileUnit implements LogicalUnit {
   private checkWrite(range: ByteRange, operation: string): void {
     checkRange(this, range, operation);
     this.checkOpen(operation);
-    if (!this.canWrite) throw new DriftmapError('permission', 'opened for reading only', { path: this.name, ...range, operation });
+    if (!this.canWrite)
+      throw new DriftmapError('permission', 'opened for reading only', {
+        path: this.name,
+        ...range,
+        operation,
+      });
   }
 
   private checkOpen(operation: string): void {
-    if (this.closed) throw new DriftmapError('argument', `${operation} after close`, { path: this.name, operation });
+    if (this.closed)
+      throw new DriftmapError('argument', `${operation} after close`, { path: this.name, operation });
   }
 
-  private call<T>(operation: string, offset: number | undefined, length: number | undefined, act: () => T): T {
+  private call<T>(
+    operation: string,
+    offset: number | undefined,
+    length: number | undefined,
+    act: () => T,
+  ): T {
     try {
       return act();
     } catch (cause) {
@@ -199,12 +228,22 @@ function inspect(fd: number, path: string): { size: ByteCount; identity: string;
       .find((text) => text !== null);
     return { size, identity: `block:${device}:${size}${serial ? `:${serial}` : ''}`, sparse: false };
   }
-  const what = stat.isDirectory() ? 'a directory' : stat.isFIFO() ? 'a FIFO' : stat.isSocket() ? 'a socket' : 'a character device';
-  throw new DriftmapError('argument', `expected a file or a block device, got ${what}`, { path, operation: 'open' });
+  const what = stat.isDirectory()
+    ? 'a directory'
+    : stat.isFIFO()
+      ? 'a FIFO'
+      : stat.isSocket()
+        ? 'a socket'
+        : 'a character device';
+  throw new DriftmapError('argument', `expected a file or a block device, got ${what}`, {
+    path,
+    operation: 'open',
+  });
 }
 
 function boundedSize(size: number, path: string): ByteCount {
-  if (size > MAX_DISK_SIZE) throw new DriftmapError('limit', 'larger than 2^53−1 bytes', { path, length: size });
+  if (size > MAX_DISK_SIZE)
+    throw new DriftmapError('limit', 'larger than 2^53−1 bytes', { path, length: size });
   return size;
 }
 

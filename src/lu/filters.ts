@@ -89,7 +89,9 @@ abstract class Filter implements LogicalUnit {
   }
 
   read(offset: ByteOffset, target: Uint8Array): Completion {
-    return this.pass(this.before('read', { offset, length: target.length }), () => this.inner.read(offset, target));
+    return this.pass(this.before('read', { offset, length: target.length }), () =>
+      this.inner.read(offset, target),
+    );
   }
   write(offset: ByteOffset, source: Uint8Array): Completion {
     const pending = this.before('write', { offset, length: source.length }, source);
@@ -142,10 +144,19 @@ class FaultUnit extends Filter {
     return undefined;
   }
 
-  private fail({ how = 'error' }: Fault, operation: UnitOperation, range: ByteRange, source?: Uint8Array): Completion {
+  private fail(
+    { how = 'error' }: Fault,
+    operation: UnitOperation,
+    range: ByteRange,
+    source?: Uint8Array,
+  ): Completion {
     if (how === 'exit') process.exit(7);
     if (how === 'throw') throw new TypeError('a planted fault');
-    const error = new DriftmapError('io', `${operation} failed: input/output error [EIO] (planted)`, { path: this.name, ...range, operation });
+    const error = new DriftmapError('io', `${operation} failed: input/output error [EIO] (planted)`, {
+      path: this.name,
+      ...range,
+      operation,
+    });
     if (how !== 'tear' || !source) throw error;
     const pending = this.inner.write(range.offset, source.subarray(0, source.length >>> 1));
     if (!pending) throw error;

@@ -3,7 +3,11 @@
 import { DriftmapError } from '../base/errors.ts';
 import type { ByteCount, ByteRange } from '../base/units.ts';
 
-export function checkRange(unit: { readonly name: string; readonly size: ByteCount }, range: ByteRange, operation: string): void {
+export function checkRange(
+  unit: { readonly name: string; readonly size: ByteCount },
+  range: ByteRange,
+  operation: string,
+): void {
   const { offset, length } = range;
   const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
   if (whole && offset + length <= unit.size) return;

@@ -22,14 +22,20 @@ const ALIGNMENT = 64;
  */
 export function createSharedMemory(bytes: ByteCount, purpose: string): WebAssembly.Memory {
   if (bytes > MAX_MEMORY_BYTES) {
-    throw new DriftmapError('limit', `${purpose}: ${humanSize(bytes)} is more than one WebAssembly memory holds (4 GiB)`);
+    throw new DriftmapError(
+      'limit',
+      `${purpose}: ${humanSize(bytes)} is more than one WebAssembly memory holds (4 GiB)`,
+    );
   }
   const pages = Math.max(1, Math.ceil(bytes / WASM_PAGE));
   try {
     return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   } catch (cause) {
-    const advice = 'the process has no address space left: close scanners or array images, or raise ulimit -v';
-    throw new DriftmapError('limit', `${purpose}: cannot make a memory of ${humanSize(bytes)}; ${advice}`, { cause });
+    const advice =
+      'the process has no address space left: close scanners or array images, or raise ulimit -v';
+    throw new DriftmapError('limit', `${purpose}: cannot make a memory of ${humanSize(bytes)}; ${advice}`, {
+      cause,
+    });
   }
 }
 

@@ -2,10 +2,10 @@
 
 import { DriftmapError } from '../base/errors.ts';
 import type { ArrayImage } from '../lu/array-image.ts';
-import type { SignatureAlgorithm } from '../signature/algorithm.ts';
-import { Kernels } from '../signature/kernels.ts';
+import type { Kernels } from '../signature/kernels.ts';
 import type { Signer } from '../signature/signer.ts';
 import type { ComparerSetup } from './comparer-setup.ts';
+import { kernelsOver } from './kernel-cache.ts';
 import type { Side } from './side.ts';
 import { layOutSlot } from './slot-layout.ts';
 
@@ -29,18 +29,32 @@ export class Benches {
     this.images = images;
   }
 
-  static async create({ modules, algorithm, key, plan, slot, production, replica }: ComparerSetup): Promise<Benches> {
-    const bench = async (memory: WebAssembly.Memory, scratch: number, digests: number): Promise<Bench> => {
-      const kernels = await Kernels.create(modules, memory, scratch);
-      return { kernels, signer: signerOf(kernels, algorithm, key), bytes: new Uint8Array(memory.buffer), digests };
+  static async create({
+    modules,
+    algorithm,
+    key,
+    plan,
+    slot,
+    production,
+    replica,
+  }: ComparerSetup): Promise<Benches> {
+    const bench = async (
+      cacheKey: string,
+      memory: WebAssembly.Memory,
+      scratch: number,
+      digests: number,
+    ): Promise<Bench> => {
+      const kernels = await kernelsOver(`${cacheKey} ${slot.index}`, modules, memory, scratch);
+      const signer = kernels.signer(algorithm, key ?? undefined);
+      return { kernels, signer, bytes: new Uint8Array(memory.buffer), digests };
     };
     const layout = layOutSlot(slot.pointer, plan.blockSize);
-    const own = await bench(slot.memory, layout.scratch, layout.productionDigests);
+    const own = await bench(`pool ${slot.memoryId}`, slot.memory, layout.scratch, layout.productionDigests);
     const images = new Map<ArrayImage, readonly Bench[]>();
     for (const image of imagesOf(production, replica)) {
       const banks = image.banks.map((memory, bank) => {
         const { kernels, digests } = image.scratchOf(bank, slot.index);
-        return bench(memory, kernels, digests);
+        return bench(`${image.identity} ${bank}`, memory, kernels, digests);
       });
       images.set(image, await Promise.all(banks));
     }
@@ -56,8 +70,4 @@ export class Benches {
 
 function imagesOf(...sides: Side[]): Set<ArrayImage> {
   return new Set(sides.flatMap((side) => side.images).filter((image) => image !== null));
-}
-
-function signerOf(kernels: Kernels, algorithm: SignatureAlgorithm, key: Uint8Array | null): Signer {
-  return kernels.signer(algorithm, key ?? undefined);
 }

@@ -55,7 +55,10 @@ export interface ScanPlan extends ScanGeometry {
 
 export function checkBlockSize(blockSize: ByteCount): void {
   if (!isPowerOfTwo(blockSize) || blockSize < MIN_BLOCK_SIZE || blockSize > MAX_BLOCK_SIZE) {
-    throw new DriftmapError('argument', `expected a block size that is a power of two from 512 to 16M, got ${blockSize}`);
+    throw new DriftmapError(
+      'argument',
+      `expected a block size that is a power of two from 512 to 16M, got ${blockSize}`,
+    );
   }
 }
 
@@ -64,7 +67,8 @@ export function planScan(input: PlanInput): ScanPlan {
   checkBlockSize(blockSize);
   const granules = input.todo ? granulesOfRuns(input.todo()) : granulesOfMaps(input);
   const builder = new RangeBuilder(rangeGranules(input));
-  for (let run = granules.next(); !run.done; run = granules.next()) builder.add(run.value.start, run.value.end);
+  for (let run = granules.next(); !run.done; run = granules.next())
+    builder.add(run.value.start, run.value.end);
   const { starts, counts } = builder.finish();
   const all = blocksOfRanges(starts, counts, blockCount(size, blockSize));
   const plan = { size, blockSize, starts, counts, todoAt: null, todo: null, blocks: all };
@@ -103,7 +107,12 @@ interface GranuleRun {
 }
 
 /** Granules that hold data on at least one side. Yields one reused object: ten million runs make no garbage. */
-function* granulesOfMaps({ size, blockSize, production, replica }: PlanInput): Generator<GranuleRun, undefined> {
+function* granulesOfMaps({
+  size,
+  blockSize,
+  production,
+  replica,
+}: PlanInput): Generator<GranuleRun, undefined> {
   const granuleBytes = GRANULE_BLOCKS * blockSize;
   const a = new Cursor(production);
   const b = new Cursor(replica);

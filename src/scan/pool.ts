@@ -55,7 +55,11 @@ export class ScanPool {
       this.arena = { slots: new SlotArena(this.workers, bytes), bytes, id: ++memories };
     }
     const { slots, id } = this.arena;
-    return Array.from({ length: this.workers }, (_, index) => ({ ...slots.slot(index), memoryId: id, index }));
+    return Array.from({ length: this.workers }, (_, index) => ({
+      ...slots.slot(index),
+      memoryId: id,
+      index,
+    }));
   }
 
   /** Runs one task to its end; a thread that dies is a `worker` error, and its place is filled anew. */

@@ -55,6 +55,11 @@ export class RangeComparer {
     this.flags = this.slotBytes.subarray(this.layout.flags, this.layout.flags + this.layout.mostBlocks);
   }
 
+  /** Read from the units of both disks so far. */
+  get readBytes(): ByteCount {
+    return this.setup.production.readBytes + this.setup.replica.readBytes;
+  }
+
   static async create(setup: ComparerSetup): Promise<RangeComparer> {
     return new RangeComparer(setup, await Benches.create(setup));
   }
@@ -68,7 +73,8 @@ export class RangeComparer {
     else this.words.fill(0);
     this.marked = 0;
     this.firstBlock = start;
-    if (plan.todo === null) return this.compareBytes(start * plan.blockSize, Math.min(end * plan.blockSize, plan.size));
+    if (plan.todo === null)
+      return this.compareBytes(start * plan.blockSize, Math.min(end * plan.blockSize, plan.size));
     const at = plan.todoAt![range]!;
     const todo = plan.todo.subarray(at, at + count);
     for (let block = nextBit(todo, 0, true); block < end - start; ) {
@@ -167,7 +173,8 @@ export class RangeComparer {
     const tail = length - full * blockSize;
     if (full) signer.sign(this.pointer, blockSize, full, target);
     if (tail) signer.sign(this.pointer + full * blockSize, tail, 1, target + full * digestLength);
-    if (!own) this.slotBytes.set(bytes.subarray(target, target + (full + (tail ? 1 : 0)) * digestLength), out);
+    if (!own)
+      this.slotBytes.set(bytes.subarray(target, target + (full + (tail ? 1 : 0)) * digestLength), out);
   }
 
   private markDiffering(from: ByteOffset, to: ByteOffset): void {

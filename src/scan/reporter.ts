@@ -1,9 +1,8 @@
 /** Gathers what a worker finished and posts it now and then: often enough to show progress, seldom enough to cost nothing. */
 
 import type { MessagePort } from 'node:worker_threads';
-import type { ByteCount } from '../base/units.ts';
-import type { RangeComparer } from './range-comparer.ts';
 import type { ScanPlan } from './plan.ts';
+import type { RangeComparer } from './range-comparer.ts';
 import type { RangeReport } from './task.ts';
 
 const INTERVAL_MS = 50;
@@ -28,14 +27,14 @@ export class RangeReporter {
     this.port = port;
   }
 
-  /** Takes over a range that was compared to its end; `readBytes` is the worker's total so far. */
-  add(range: number, comparer: RangeComparer, readBytes: ByteCount): void {
+  /** Takes over a range that was compared to its end. */
+  add(range: number, comparer: RangeComparer): void {
     this.ranges.push(range);
     if (comparer.marked > 0) {
       this.markedRanges.push(range);
       for (let i = 0; i < this.plan.counts[range]!; i++) this.words.push(comparer.words[i]!);
     }
-    const { comparedBytes, skippedBytes } = comparer;
+    const { comparedBytes, skippedBytes, readBytes } = comparer;
     this.totals = { comparedBytes, skippedBytes, readBytes };
     const due = performance.now() - this.last >= INTERVAL_MS;
     if (due || this.ranges.length >= MAX_RANGES || this.words.length >= MAX_WORDS) this.flush();

@@ -17,7 +17,14 @@ import type { LiveMarks } from '../bitmap/live-marks.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { type AlgorithmName, algorithmByName } from '../signature/algorithm.ts';
-import { blocksOfRange, blocksOutside, checkBlockSize, GRANULE_BLOCKS, planScan, type ScanPlan } from './plan.ts';
+import {
+  blocksOfRange,
+  blocksOutside,
+  checkBlockSize,
+  GRANULE_BLOCKS,
+  planScan,
+  type ScanPlan,
+} from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
 import { ProgressTotals, type ScanProgress } from './progress.ts';
 import { Control, type RangeReport, type TaskOutcome } from './task.ts';
@@ -72,7 +79,9 @@ export interface ScanResult {
 }
 
 /** A scan with threads of its own, made for it and ended with it. */
-export async function scan(options: ScanOptions & { readonly workers?: number | undefined }): Promise<ScanResult> {
+export async function scan(
+  options: ScanOptions & { readonly workers?: number | undefined },
+): Promise<ScanResult> {
   const scanner = createScanner({ workers: options.workers });
   try {
     return await scanner.scan(options);
@@ -207,14 +216,24 @@ class ScanRun {
     const { production, replica } = this.options;
     const key = algorithmByName(signature).keyed ? randomBytes(32) : null;
     const handles = { production: production.handle(), replica: replica.handle() };
-    const slots = pool.slots(plan.blockSize).slice(0, Math.max(1, Math.min(pool.workers, plan.starts.length)));
+    const slots = pool
+      .slots(plan.blockSize)
+      .slice(0, Math.max(1, Math.min(pool.workers, plan.starts.length)));
     const failures: unknown[] = [];
     const outcomes = await Promise.all(
       slots.map(async (slot) => {
         const { port1, port2 } = new MessageChannel();
         const inbox = new Inbox(port1, (report) => this.merge(report));
         try {
-          const outcome = await pool.run({ control, plan, algorithm: signature, key, slot, reports: port2, ...handles });
+          const outcome = await pool.run({
+            control,
+            plan,
+            algorithm: signature,
+            key,
+            slot,
+            reports: port2,
+            ...handles,
+          });
           await inbox.received(outcome.reports);
           if (outcome.error) failures.push(DriftmapError.fromPlain(outcome.error));
           return outcome;
@@ -286,7 +305,10 @@ class ScanRun {
     if (this.options.live) return [];
     const { production, replica } = this.options;
     const changed = [production, replica].filter((disk, i) => disk.generation() !== this.generations[i]);
-    return changed.map((disk) => `${disk.name}: changed during the scan; blocks written meanwhile may be missing from the marks`);
+    return changed.map(
+      (disk) =>
+        `${disk.name}: changed during the scan; blocks written meanwhile may be missing from the marks`,
+    );
   }
 }
 
@@ -324,7 +346,8 @@ class Inbox {
 }
 
 function checkAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new DriftmapError('aborted', 'the scan was stopped', { operation: 'scan', cause: signal.reason });
+  if (signal?.aborted)
+    throw new DriftmapError('aborted', 'the scan was stopped', { operation: 'scan', cause: signal.reason });
 }
 
 function stamp(disk: VirtualDisk): DiskStamp {

@@ -38,16 +38,29 @@ export interface BlockSignature {
  * are equal.
  * @throws DriftmapError `argument` for a bad block size, range or key; `io`, `malformed` from the disk.
  */
-export async function* signatures(disk: VirtualDisk, options: SignaturesOptions = {}): AsyncGenerator<BlockSignature, undefined> {
+export async function* signatures(
+  disk: VirtualDisk,
+  options: SignaturesOptions = {},
+): AsyncGenerator<BlockSignature, undefined> {
   const { blockSize = DEFAULT_BLOCK_SIZE, range = { offset: 0, length: disk.size } } = options;
   checkBlockSize(blockSize);
-  const inside = Number.isSafeInteger(range.offset) && Number.isSafeInteger(range.length) && range.offset >= 0 && range.length >= 0;
+  const inside =
+    Number.isSafeInteger(range.offset) &&
+    Number.isSafeInteger(range.length) &&
+    range.offset >= 0 &&
+    range.length >= 0;
   if (!inside || range.offset + range.length > disk.size) {
-    throw new DriftmapError('argument', `expected a range within the disk's ${disk.size} bytes`, { path: disk.name, ...range });
+    throw new DriftmapError('argument', `expected a range within the disk's ${disk.size} bytes`, {
+      path: disk.name,
+      ...range,
+    });
   }
   const algorithm = algorithmByName(options.signature ?? 'blake3');
   if (algorithm.keyed && options.key?.length !== 32) {
-    throw new DriftmapError('argument', `${algorithm.name} needs a key of 32 bytes: its signatures mean nothing without it`);
+    throw new DriftmapError(
+      'argument',
+      `${algorithm.name} needs a key of 32 bytes: its signatures mean nothing without it`,
+    );
   }
   const { memory, pointer } = new SlotArena(1, slotBytes(blockSize)).slot(0);
   const layout = layOutSlot(pointer, blockSize);
@@ -65,7 +78,12 @@ export async function* signatures(disk: VirtualDisk, options: SignaturesOptions 
     const digests = layout.productionDigests;
     if (full) signer.sign(layout.buffer, blockSize, full, digests);
     if (full < count) {
-      signer.sign(layout.buffer + full * blockSize, length - full * blockSize, 1, digests + full * algorithm.digestLength);
+      signer.sign(
+        layout.buffer + full * blockSize,
+        length - full * blockSize,
+        1,
+        digests + full * algorithm.digestLength,
+      );
     }
     for (let i = 0; i < count; i++) {
       const from = digests + i * algorithm.digestLength;

@@ -13,11 +13,13 @@ import { Side } from './side.ts';
 import { Control, type ScanTask, type TaskOutcome, type WorkerSetup } from './task.ts';
 
 export default async function work(task: ScanTask): Promise<TaskOutcome> {
-  const begunAt = performance.timeOrigin + performance.now();
   const reporter = new RangeReporter(task.plan, task.reports);
+  let begunAt = Number.POSITIVE_INFINITY;
   let error: DriftmapError | null = null;
   try {
-    await pullRanges(task, reporter);
+    const comparer = await makeReady(task);
+    begunAt = performance.timeOrigin + performance.now();
+    await pullRanges(task, comparer, reporter);
   } catch (cause) {
     error = asOurs(cause);
     Atomics.store(task.control, Control.stop, 1);
@@ -26,15 +28,25 @@ export default async function work(task: ScanTask): Promise<TaskOutcome> {
   return { reports: reporter.posted, begunAt, error: error?.toPlain() ?? null };
 }
 
-async function pullRanges({ control, plan, algorithm, key, production, replica, slot }: ScanTask, reporter: RangeReporter): Promise<void> {
+async function makeReady(task: ScanTask): Promise<RangeComparer> {
+  const { control, plan, key, slot } = task;
   const { modules } = workerSetup();
-  const sides = { production: new Side(attachDisk(production)), replica: new Side(attachDisk(replica)) };
+  const production = new Side(attachDisk(task.production));
+  const replica = new Side(attachDisk(task.replica));
+  const algorithm = algorithmByName(task.algorithm);
   const stopped = () => Atomics.load(control, Control.stop) !== 0;
-  const comparer = await RangeComparer.create({ plan, algorithm: algorithmByName(algorithm), key, modules, slot, stopped, ...sides });
+  return RangeComparer.create({ plan, algorithm, key, modules, slot, stopped, production, replica });
+}
+
+async function pullRanges(
+  { control, plan }: ScanTask,
+  comparer: RangeComparer,
+  reporter: RangeReporter,
+): Promise<void> {
   for (;;) {
     const range = Atomics.add(control, Control.next, 1);
     if (range >= plan.starts.length || !(await comparer.compare(range))) return;
-    reporter.add(range, comparer, sides.production.readBytes + sides.replica.readBytes);
+    reporter.add(range, comparer);
   }
 }
 

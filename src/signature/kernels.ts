@@ -36,13 +36,23 @@ function compile(name: KernelName): WebAssembly.Module {
   try {
     return new WebAssembly.Module(readFileSync(file));
   } catch (cause) {
-    throw new DriftmapError('internal', 'cannot load a kernel: build the project (npm run build) or install it again', { path: file.pathname, cause });
+    throw new DriftmapError(
+      'internal',
+      'cannot load a kernel: build the project (npm run build) or install it again',
+      { path: file.pathname, cause },
+    );
   }
 }
 
 type BlockFunction = (pointer: number, blockLength: number, count: number, flags: number) => number;
 type DifferFunction = (a: number, b: number, length: number, count: number, flags: number) => number;
-type HashFunction = (pointer: number, blockLength: number, count: number, out: number, scratch: number) => void;
+type HashFunction = (
+  pointer: number,
+  blockLength: number,
+  count: number,
+  out: number,
+  scratch: number,
+) => void;
 
 export class Kernels {
   private readonly modules: KernelModules;
@@ -53,7 +63,12 @@ export class Kernels {
   private readonly zero: BlockFunction;
   private readonly differ: DifferFunction;
 
-  private constructor(kernels: KernelModules, memory: WebAssembly.Memory, scratch: number, libraries: ReadonlyMap<string, LibraryHash>) {
+  private constructor(
+    kernels: KernelModules,
+    memory: WebAssembly.Memory,
+    scratch: number,
+    libraries: ReadonlyMap<string, LibraryHash>,
+  ) {
     this.modules = kernels;
     this.memory = memory;
     this.scratch = scratch;
@@ -78,7 +93,10 @@ export class Kernels {
     if (algorithm.kernel === 'library') return librarySigner(algorithm, this.memory, this.libraries);
     const hash = this.instance(algorithm.name === 'blake3' ? 'blake3' : 'xxh3').exports.hash as HashFunction;
     const { scratch } = this;
-    return { algorithm, sign: (pointer, blockLength, count, out) => hash(pointer, blockLength, count, out, scratch) };
+    return {
+      algorithm,
+      sign: (pointer, blockLength, count, out) => hash(pointer, blockLength, count, out, scratch),
+    };
   }
 
   /** `flags[i]` becomes 1 where block i is all zero, else 0; returns how many are. */

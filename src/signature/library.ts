@@ -22,8 +22,14 @@ export function loadLibraries(): Promise<ReadonlyMap<string, LibraryHash>> {
 
 async function load(): Promise<ReadonlyMap<string, LibraryHash>> {
   const crc32c = await createCRC32(CASTAGNOLI);
-  const openssl = (name: string): [string, LibraryHash] => [name, (bytes) => createHash(name).update(bytes).digest()];
-  return new Map([...['sha256', 'sha1', 'md5'].map(openssl), ['crc32c', (bytes) => crc32c.init().update(bytes).digest('binary')]]);
+  const openssl = (name: string): [string, LibraryHash] => [
+    name,
+    (bytes) => createHash(name).update(bytes).digest(),
+  ];
+  return new Map([
+    ...['sha256', 'sha1', 'md5'].map(openssl),
+    ['crc32c', (bytes) => crc32c.init().update(bytes).digest('binary')],
+  ]);
 }
 
 export function librarySigner(

@@ -51,6 +51,9 @@ const RECORDS_AT = 8 * KiB;
 const DIGESTS_AT = RECORDS_AT + BATCH * RECORD;
 const WORK_AT = DIGESTS_AT + BATCH * 32;
 
+/** More than BLAKE3 uses for inputs this short (see `wasm/blake3.ts`); to wipe all the room would touch pages that nobody uses. */
+const SHORT_BLAKE3_SCRATCH = 64 * KiB;
+
 /** What `nh128Signer` needs at least: the outputs of the first level over the largest block are 512 KiB. */
 export const NH128_SCRATCH_BYTES = 640 * KiB;
 
@@ -151,6 +154,6 @@ function expandKey(blake3: KeyedBlake3Kernel, bytes: Uint8Array, room: Room, key
   const expanded = new Uint8Array(EXPANDED);
   expanded.set(bytes.subarray(outputsAt, outputsAt + EXPANDED));
   // The secret, and whatever BLAKE3 made of it in its scratch, does not stay.
-  bytes.fill(0, scratch, scratch + room.bytes);
+  bytes.fill(0, scratch, work + SHORT_BLAKE3_SCRATCH);
   return expanded;
 }

@@ -6,9 +6,17 @@ import { fileURLToPath } from 'node:url';
 
 const bin = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'dist', 'cli', 'main.js');
 
-export function driftmap(args: readonly string[], options: { cwd?: string; env?: Record<string, string> } = {}): SpawnSyncReturns<string> {
+export function driftmap(
+  args: readonly string[],
+  options: { cwd?: string; env?: Record<string, string> } = {},
+): SpawnSyncReturns<string> {
   const env = { ...process.env, NO_COLOR: '1', ...options.env };
-  return spawnSync(process.execPath, [bin, ...args], { encoding: 'utf8', cwd: options.cwd, env, maxBuffer: 2 ** 26 });
+  return spawnSync(process.execPath, [bin, ...args], {
+    encoding: 'utf8',
+    cwd: options.cwd,
+    env,
+    maxBuffer: 2 ** 26,
+  });
 }
 
 /** Starts the command and sends it a signal after a while. */

@@ -41,10 +41,28 @@ describe('scan', () => {
   });
 
   it('prints one JSON object with the promised keys', () => {
-    const { status, stdout } = driftmap(['scan', path('a.raw'), path('b.raw'), '--json', '-b', '4K', '-s', 'blake3', '-j', '3']);
+    const { status, stdout } = driftmap([
+      'scan',
+      path('a.raw'),
+      path('b.raw'),
+      '--json',
+      '-b',
+      '4K',
+      '-s',
+      'blake3',
+      '-j',
+      '3',
+    ]);
     expect(status).toBe(1);
     const result = JSON.parse(stdout);
-    expect(result).toMatchObject({ size, blockSize: 4096, signature: 'blake3', blocks: Math.ceil(size / 4096), markedBlocks: 26, workers: 3 });
+    expect(result).toMatchObject({
+      size,
+      blockSize: 4096,
+      signature: 'blake3',
+      blocks: Math.ceil(size / 4096),
+      markedBlocks: 26,
+      workers: 3,
+    });
     expect(result.ranges).toHaveLength(26);
     expect(result.ranges.at(-1)).toEqual({ offset: Math.floor(size / 4096) * 4096, length: size % 4096 });
     for (const key of ['comparedBytes', 'readBytes', 'seconds']) expect(typeof result[key]).toBe('number');
@@ -58,13 +76,28 @@ describe('scan', () => {
     expect(ranges).toEqual(shown.ranges);
     expect(driftmap(['bitmap', 'show', path('ab.drift')]).stdout).toMatch(/marked +26 blocks/);
 
-    const within = JSON.parse(driftmap(['scan', path('a.raw'), path('b.raw'), '--within', path('ab.drift'), '--json']).stdout);
+    const within = JSON.parse(
+      driftmap(['scan', path('a.raw'), path('b.raw'), '--within', path('ab.drift'), '--json']).stdout,
+    );
     expect(within).toMatchObject({ markedBlocks: 26, coveredBlocks: 26 });
 
-    for (const [operation, marked] of [['or', 26], ['and', 26], ['andnot', 0]] as const) {
-      const result = driftmap(['bitmap', operation, path('ab.drift'), path('ab.drift'), '-o', path('c.drift')]);
+    for (const [operation, marked] of [
+      ['or', 26],
+      ['and', 26],
+      ['andnot', 0],
+    ] as const) {
+      const result = driftmap([
+        'bitmap',
+        operation,
+        path('ab.drift'),
+        path('ab.drift'),
+        '-o',
+        path('c.drift'),
+      ]);
       expect([result.status, result.stderr]).toEqual([0, '']);
-      expect(JSON.parse(driftmap(['bitmap', 'show', path('c.drift'), '--json']).stdout).markedBlocks).toBe(marked);
+      expect(JSON.parse(driftmap(['bitmap', 'show', path('c.drift'), '--json']).stdout).markedBlocks).toBe(
+        marked,
+      );
     }
     const foreign = driftmap(['scan', path('a.raw'), path('same.raw'), '--within', path('ab.drift')]);
     expect(foreign.status).toBe(2);
@@ -94,12 +127,23 @@ describe('Ctrl-C', () => {
     const whole = JSON.parse(driftmap([...arguments_, '--json']).stdout);
     let interrupted = 0;
     for (const delay of [250, 350, 450]) {
-      const result = await driftmapStopped([...arguments_, '--bitmap', path('partial.drift')], 'SIGINT', delay);
+      const result = await driftmapStopped(
+        [...arguments_, '--bitmap', path('partial.drift')],
+        'SIGINT',
+        delay,
+      );
       if (result.status === 1) continue;
       if (result.status !== 130 || !/kept: go on with --resume/.test(result.stderr)) continue;
       interrupted++;
       expect(result.stderr.trim().split('\n')).toHaveLength(1);
-      const resumed = driftmap([...arguments_, '--resume', path('partial.drift'), '--bitmap', path('partial.drift'), '--json']);
+      const resumed = driftmap([
+        ...arguments_,
+        '--resume',
+        path('partial.drift'),
+        '--bitmap',
+        path('partial.drift'),
+        '--json',
+      ]);
       expect(resumed.status).toBe(1);
       expect(JSON.parse(resumed.stdout).ranges).toEqual(whole.ranges);
     }
@@ -111,17 +155,27 @@ describe('map and signatures', () => {
   it('print where bytes lie', () => {
     const runs = JSON.parse(driftmap(['map', path('a.raw'), '--json']).stdout);
     expect(runs[0]).toMatchObject({ start: 0, depth: 0 });
-    for (const run of runs) for (const key of ['start', 'length', 'depth', 'zero', 'data', 'offset', 'unit']) expect(run).toHaveProperty(key);
+    for (const run of runs)
+      for (const key of ['start', 'length', 'depth', 'zero', 'data', 'offset', 'unit'])
+        expect(run).toHaveProperty(key);
     expect(runs.reduce((sum: number, { length }: { length: number }) => sum + length, 0)).toBe(size);
     expect(driftmap(['map', path('a.raw')]).stdout).toMatch(/start +length +kind/);
   });
 
   it('print one signature per block', () => {
-    const lines = driftmap(['signatures', path('a.raw'), '-b', '1M']).stdout.trim().split('\n');
+    const lines = driftmap(['signatures', path('a.raw'), '-b', '1M'])
+      .stdout.trim()
+      .split('\n');
     expect(lines).toHaveLength(6);
     const json = JSON.parse(driftmap(['signatures', path('a.raw'), '-b', '1M', '--json']).stdout);
-    expect(json.blocks.map(({ signature, offset, length }: Record<string, unknown>) => `${signature}  ${offset}  ${length}`)).toEqual(lines);
-    const part = JSON.parse(driftmap(['signatures', path('a.raw'), '-b', '1M', '--offset', '1M', '--length', '1', '--json']).stdout);
+    expect(
+      json.blocks.map(
+        ({ signature, offset, length }: Record<string, unknown>) => `${signature}  ${offset}  ${length}`,
+      ),
+    ).toEqual(lines);
+    const part = JSON.parse(
+      driftmap(['signatures', path('a.raw'), '-b', '1M', '--offset', '1M', '--length', '1', '--json']).stdout,
+    );
     expect(part.blocks).toEqual([json.blocks[1]]);
   });
 });
@@ -149,7 +203,9 @@ describe('trouble', () => {
   });
 
   it('shows the stack only when asked', () => {
-    expect(driftmap(['scan', '/nowhere/a', '/nowhere/b'], { env: { DRIFTMAP_DEBUG: '1' } }).stderr).toMatch(/\n\s+at /);
+    expect(driftmap(['scan', '/nowhere/a', '/nowhere/b'], { env: { DRIFTMAP_DEBUG: '1' } }).stderr).toMatch(
+      /\n\s+at /,
+    );
   });
 
   it('is not caused by a reader that leaves', () => {
@@ -160,21 +216,30 @@ describe('trouble', () => {
 });
 
 describe('help', () => {
-  it.each([[], ['scan'], ['map'], ['signatures'], ['bitmap'], ['bitmap', 'show'], ['bitmap', 'or'], ['bitmap', 'export'], ['demo'], ['completion']])(
-    'of %s %s is printed on standard output with status 0',
-    (...command) => {
-      const { status, stdout, stderr } = driftmap([...command, '--help']);
-      expect([status, stderr]).toEqual([0, '']);
-      expect(stdout).toMatch(/Usage: driftmap/);
-      if (command[0] !== 'bitmap' || command.length > 1) expect(stdout).toMatch(/Example/);
-    },
-  );
+  it.each([
+    [],
+    ['scan'],
+    ['map'],
+    ['signatures'],
+    ['bitmap'],
+    ['bitmap', 'show'],
+    ['bitmap', 'or'],
+    ['bitmap', 'export'],
+    ['demo'],
+    ['completion'],
+  ])('of %s %s is printed on standard output with status 0', (...command) => {
+    const { status, stdout, stderr } = driftmap([...command, '--help']);
+    expect([status, stderr]).toEqual([0, '']);
+    expect(stdout).toMatch(/Usage: driftmap/);
+    if (command[0] !== 'bitmap' || command.length > 1) expect(stdout).toMatch(/Example/);
+  });
 
   it('has completions that name every command', () => {
     for (const shell of ['bash', 'zsh', 'fish']) {
       const { stdout, status } = driftmap(['completion', shell]);
       expect(status).toBe(0);
-      for (const name of ['scan', 'map', 'signatures', 'bitmap', 'demo', 'andnot', 'within']) expect(stdout).toContain(name);
+      for (const name of ['scan', 'map', 'signatures', 'bitmap', 'demo', 'andnot', 'within'])
+        expect(stdout).toContain(name);
     }
   });
 

@@ -13,7 +13,13 @@ const expected: Record<string, { expect: 'ok' | 'safe' | 'reject' | 'policy'; wh
 const names = Object.keys(expected).filter((name) => /^(q-.*|b|bc|be)\.(qcow2|raw)$/.test(name));
 
 /** Damage that leaves the contents as they were: these must not only be safe but right. */
-const unharmed = ['q-bitmapdir-huge', 'q-incompat-corrupt', 'q-extl2-zeroflag', 'q-l1entry-resv', 'q-l2entry-resv'];
+const unharmed = [
+  'q-bitmapdir-huge',
+  'q-incompat-corrupt',
+  'q-extl2-zeroflag',
+  'q-l1entry-resv',
+  'q-l2entry-resv',
+];
 /** Safe to open for some, but not without inventing data: refused, and how. */
 const refused: Readonly<Record<string, RegExp>> = {
   'q-comp-eof': /compressed cluster at \d+ lies past the end/,
@@ -64,7 +70,8 @@ describeWith('corpus', 'malformed samples', () => {
       const { error } = outcome as { error: DriftmapError };
       expect(error.path).toContain(name);
       expect(error.message.length).toBeGreaterThan(20);
-      if (wants === 'reject' || stem in refused) expect(['malformed', 'unsupported', 'limit']).toContain(error.kind);
+      if (wants === 'reject' || stem in refused)
+        expect(['malformed', 'unsupported', 'limit']).toContain(error.kind);
       // The other half of the cycle is not among the samples: what is missing inside the folder is told as missing.
       else expect(error.kind).toBe(stem === 'q-back-cyc-a' ? 'not-found' : 'policy');
       if (stem in refused) expect(error.message).toMatch(refused[stem]!);

@@ -3,7 +3,16 @@ import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
 import { openDisk } from '../../src/disk/open.ts';
 import { canUnpackZstd } from '../../src/disk/unpack.ts';
-import { corpus, describeWith, type Run, readAll, runsOf, sha256, temporaryFolder, unpack } from './images.ts';
+import {
+  corpus,
+  describeWith,
+  type Run,
+  readAll,
+  runsOf,
+  sha256,
+  temporaryFolder,
+  unpack,
+} from './images.ts';
 
 interface Entry {
   format: string;
@@ -32,9 +41,13 @@ describeWith('corpus', 'sample disks', () => {
     const disk = await openDisk(pathOf(name), { allowOutside: name.includes('over-raw') });
     try {
       expect(disk.size).toBe(virtual_size);
-      if (map !== undefined) expect(await runsOf(disk)).toEqual(map.map((run) => run.slice(0, 6) as unknown as Run));
+      if (map !== undefined)
+        expect(await runsOf(disk)).toEqual(map.map((run) => run.slice(0, 6) as unknown as Run));
       if (name.includes('zstd') && !canUnpackZstd) {
-        await expect(readAll(disk)).rejects.toMatchObject({ kind: 'unsupported', message: expect.stringMatching(/Node 22\.15/) });
+        await expect(readAll(disk)).rejects.toMatchObject({
+          kind: 'unsupported',
+          message: expect.stringMatching(/Node 22\.15/),
+        });
         expect(disk.warnings.join()).toMatch(/zstd/);
       } else {
         expect(sha256(await readAll(disk))).toBe(sha256_guest);

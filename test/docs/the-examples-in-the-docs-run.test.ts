@@ -14,7 +14,9 @@ afterAll(() => rmSync(folder, { recursive: true }));
 function examples(document: string): { title: string; code: string }[] {
   const found: { title: string; code: string }[] = [];
   let title = '';
-  for (const [, heading, code] of readFileSync(join(root, 'docs', document), 'utf8').matchAll(/^## (.+)$|^```js\n([\s\S]*?)^```$/gm)) {
+  for (const [, heading, code] of readFileSync(join(root, 'docs', document), 'utf8').matchAll(
+    /^## (.+)$|^```js\n([\s\S]*?)^```$/gm,
+  )) {
     if (heading !== undefined) title = heading;
     else found.push({ title, code: code! });
   }

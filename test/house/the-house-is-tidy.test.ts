@@ -33,19 +33,59 @@ describe('tidy notices', () => {
   }
 
   it.each([
-    ['an upward import', { 'index.ts': "import './base/a.ts';", 'base/a.ts': "import { b } from '../lu/b.ts';", 'lu/b.ts': '' }, /imports go down/],
-    ['an import across one floor', { 'index.ts': "import './lu/a.ts';", 'lu/a.ts': "import type { B } from '../bitmap/b.ts';", 'bitmap/b.ts': '' }, /imports go down/],
-    ['a circle', { 'index.ts': "import './lu/a.ts';", 'lu/a.ts': "import './b.ts';", 'lu/b.ts': "export { a } from './a.ts';" }, /circle/],
+    [
+      'an upward import',
+      { 'index.ts': "import './base/a.ts';", 'base/a.ts': "import { b } from '../lu/b.ts';", 'lu/b.ts': '' },
+      /imports go down/,
+    ],
+    [
+      'an import across one floor',
+      {
+        'index.ts': "import './lu/a.ts';",
+        'lu/a.ts': "import type { B } from '../bitmap/b.ts';",
+        'bitmap/b.ts': '',
+      },
+      /imports go down/,
+    ],
+    [
+      'a circle',
+      {
+        'index.ts': "import './lu/a.ts';",
+        'lu/a.ts': "import './b.ts';",
+        'lu/b.ts': "export { a } from './a.ts';",
+      },
+      /circle/,
+    ],
     ['a dead file', { 'index.ts': '', 'lu/a.ts': '' }, /nothing imports it/],
-    ['a second importer of piscina', { 'index.ts': "import './lu/a.ts';", 'lu/a.ts': "import { Piscina } from 'piscina';" }, /only scan\/pool\.ts may/],
-    ['a second importer of msgpack', { 'index.ts': "import './bitmap/a.ts';", 'bitmap/a.ts': "import { encode } from '@msgpack/msgpack';" }, /only codec\/control\.ts may/],
-    ['a library without a door', { 'index.ts': "import './lu/a.ts';", 'lu/a.ts': "const x = await import('lodash');" }, /has no door/],
+    [
+      'a second importer of piscina',
+      { 'index.ts': "import './lu/a.ts';", 'lu/a.ts': "import { Piscina } from 'piscina';" },
+      /only scan\/pool\.ts may/,
+    ],
+    [
+      'a second importer of msgpack',
+      { 'index.ts': "import './bitmap/a.ts';", 'bitmap/a.ts': "import { encode } from '@msgpack/msgpack';" },
+      /only codec\/control\.ts may/,
+    ],
+    [
+      'a library without a door',
+      { 'index.ts': "import './lu/a.ts';", 'lu/a.ts': "const x = await import('lodash');" },
+      /has no door/,
+    ],
     ['an overlong file', { 'index.ts': '\n'.repeat(501) }, /split it by noun/],
   ])('%s', (_, files, expected) => {
     expect(findings(tree(files)).join('\n')).toMatch(expected);
   });
 
   it('nothing in a tidy tree', () => {
-    expect(findings(tree({ 'index.ts': "export { a } from './lu/a.ts';", 'lu/a.ts': "import '../base/b.ts';", 'base/b.ts': '' }))).toEqual([]);
+    expect(
+      findings(
+        tree({
+          'index.ts': "export { a } from './lu/a.ts';",
+          'lu/a.ts': "import '../base/b.ts';",
+          'base/b.ts': '',
+        }),
+      ),
+    ).toEqual([]);
   });
 });

@@ -6,7 +6,16 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { openDisk } from '../../src/disk/open.ts';
 import { canUnpackZstd } from '../../src/disk/unpack.ts';
-import { describeWith, qemuImg, qemuIo, qemuRuns, readAll, runsOf, sha256, temporaryFolder } from '../disk/images.ts';
+import {
+  describeWith,
+  qemuImg,
+  qemuIo,
+  qemuRuns,
+  readAll,
+  runsOf,
+  sha256,
+  temporaryFolder,
+} from '../disk/images.ts';
 
 /** Writes of every kind, on and off cluster boundaries; the last reach the end of an 8 MiB disk. */
 const busy = [
@@ -109,9 +118,16 @@ describeWith('qemu', 'agreeing with QEMU', () => {
     qemuIo(plain, busy);
     // Incompressible pieces among the rest: they stay plain clusters.
     const noise = fresh('raw');
-    writeFileSync(noise, Uint8Array.from({ length: 300_032 }, (_, i) => Math.imul(i + 1, 2654435761) >>> 13));
+    writeFileSync(
+      noise,
+      Uint8Array.from({ length: 300_032 }, (_, i) => Math.imul(i + 1, 2654435761) >>> 13),
+    );
     qemuIo(plain, [`write -s ${noise} 4M 300032`]);
-    for (const options of [`compression_type=${type}`, `compression_type=${type},cluster_size=4k`, `compression_type=${type},cluster_size=2M`]) {
+    for (const options of [
+      `compression_type=${type}`,
+      `compression_type=${type},cluster_size=4k`,
+      `compression_type=${type},cluster_size=2M`,
+    ]) {
       const image = fresh();
       qemuImg('convert', '-c', '-f', 'qcow2', '-O', 'qcow2', '-o', options, plain, image);
       // A compressed image that was written to afterwards: both kinds of cluster side by side.
@@ -129,7 +145,10 @@ describeWith('qemu', 'agreeing with QEMU', () => {
 
   it('backing chains: shorter, longer, raw at the bottom, zeros that hide', async () => {
     const bottom = fresh('raw');
-    writeFileSync(bottom, Uint8Array.from({ length: 3_000_320 }, (_, i) => (i >>> 9) & 255));
+    writeFileSync(
+      bottom,
+      Uint8Array.from({ length: 3_000_320 }, (_, i) => (i >>> 9) & 255),
+    );
     truncateSync(bottom, 5_000_192);
     const middle = create('cluster_size=4k', '12M', ['-b', bottom, '-F', 'raw']);
     qemuIo(middle, ['write -P 1 4090k 30k', 'write -z 1M 100k', 'write -P 2 11M 1M']);
@@ -138,7 +157,13 @@ describeWith('qemu', 'agreeing with QEMU', () => {
     qemuIo(short, ['write -P 3 100k 10k', 'write -z -u 2M 128k']);
     await expectAgreement(short);
     const top = create('extended_l2=on', '16M', ['-b', short, '-F', 'qcow2']);
-    qemuIo(top, ['write -P 4 110k 2k', 'write -z 120k 2k', 'write -P 5 15M 100k', 'write -z 10M 10k', 'write -z -u 2200k 64k']);
+    qemuIo(top, [
+      'write -P 4 110k 2k',
+      'write -z 120k 2k',
+      'write -P 5 15M 100k',
+      'write -z 10M 10k',
+      'write -z -u 2200k 64k',
+    ]);
     await expectAgreement(top);
     const same = create('cluster_size=512', '16M', ['-b', top, '-F', 'qcow2']);
     qemuIo(same, ['write -P 6 112k 1k', 'discard 15M 64k']);
@@ -203,8 +228,16 @@ describeWith('qemu', 'agreeing with QEMU', () => {
         fc.nat(size / 512 - 1),
         fc.integer({ min: 1, max: 300 }),
       )
-      .map(([verb, sector, length]) => `${verb} ${sector * 512} ${Math.min(length, size / 512 - sector) * 512}`);
-    const options = fc.constantFrom('cluster_size=512', 'cluster_size=16k', '', 'extended_l2=on,cluster_size=16k', 'extended_l2=on');
+      .map(
+        ([verb, sector, length]) => `${verb} ${sector * 512} ${Math.min(length, size / 512 - sector) * 512}`,
+      );
+    const options = fc.constantFrom(
+      'cluster_size=512',
+      'cluster_size=16k',
+      '',
+      'extended_l2=on,cluster_size=16k',
+      'extended_l2=on',
+    );
     const layer = fc.record({ options, commands: fc.array(command, { minLength: 1, maxLength: 6 }) });
     await fc.assert(
       fc.asyncProperty(fc.array(layer, { minLength: 1, maxLength: 3 }), async (layers) => {

@@ -67,15 +67,21 @@ describe('a scan that its signal stops', () => {
       }
       if (!partial!.complete) shares++;
       const resumed = await scanner.scan({ production, replica, blockSize: 4096, resume: partial });
-      expect(Buffer.from(encodeBitmap(resumed.bitmap)).equals(Buffer.from(encodeBitmap(whole.bitmap)))).toBe(true);
-      expect(resumed.comparedBytes + resumed.skippedBytes).toBe((partial!.blocks - partial!.coveredBlocks) * 4096);
+      expect(Buffer.from(encodeBitmap(resumed.bitmap)).equals(Buffer.from(encodeBitmap(whole.bitmap)))).toBe(
+        true,
+      );
+      expect(resumed.comparedBytes + resumed.skippedBytes).toBe(
+        (partial!.blocks - partial!.coveredBlocks) * 4096,
+      );
     }
     expect(shares).toBeGreaterThan(0);
   });
 
   it('is stopped before it begins by a signal that was already aborted', async () => {
     const { production, replica } = await pairOf(65536, []);
-    await expect(scanner.scan({ production, replica, signal: AbortSignal.abort() })).rejects.toMatchObject({ kind: 'aborted' });
+    await expect(scanner.scan({ production, replica, signal: AbortSignal.abort() })).rejects.toMatchObject({
+      kind: 'aborted',
+    });
     await expect(scanner.scan({ production, replica })).resolves.toMatchObject({ markedBlocks: 0 });
   });
 
@@ -87,8 +93,12 @@ describe('a scan that its signal stops', () => {
     await first.close();
     utimesSync(path, new Date(), new Date(Date.now() + 5000));
     const second = await open();
-    await expect(scanner.scan({ production: second, replica: second, resume: bitmap })).rejects.toMatchObject({ kind: 'mismatch' });
-    await expect(scanner.scan({ production: second, replica: second, within: bitmap })).resolves.toMatchObject({ markedBlocks: 0 });
+    await expect(scanner.scan({ production: second, replica: second, resume: bitmap })).rejects.toMatchObject(
+      { kind: 'mismatch' },
+    );
+    await expect(
+      scanner.scan({ production: second, replica: second, within: bitmap }),
+    ).resolves.toMatchObject({ markedBlocks: 0 });
     await second.close();
   });
 });
@@ -96,33 +106,38 @@ describe('a scan that its signal stops', () => {
 describe('a scan within an earlier bitmap', () => {
   it('looks at exactly the marked blocks, and resumed at exactly the rest of them', async () => {
     await fc.assert(
-      fc.asyncProperty(pairSpec, fc.array(fc.nat(400), { maxLength: 40 }), fc.array(fc.nat(400), { maxLength: 40 }), async (spec, some, seen) => {
-        const blockSize = 2048;
-        const contents = contentsOf(spec);
-        const production = await diskOf(contents.production, spec.media[0], folder, 'production');
-        const replica = await diskOf(contents.replica, spec.media[1], folder, 'replica');
-        try {
-          const whole = await scanner.scan({ production, replica, blockSize });
-          const { blocks, header } = whole.bitmap;
-          const within = new SyncBitmap(header);
-          const resume = new SyncBitmap(header);
-          for (const block of some) if (block < blocks) within.mark(block);
-          for (const block of seen) if (block < blocks) resume.cover({ start: block, end: block + 1 });
-          const differing = new Set(differingBlocks(contents, blockSize));
-          const result = await scanner.scan({ production, replica, blockSize, within, rangeBytes: 65536 });
-          const marked = blocksOf(within.runs());
-          expect(blocksOf(result.bitmap.coverageRuns())).toEqual(marked);
-          expect(blocksOf(result.bitmap.runs())).toEqual(marked.filter((block) => differing.has(block)));
-          const both = await scanner.scan({ production, replica, blockSize, within, resume });
-          const left = marked.filter((block) => !resume.covered(block));
-          expect(blocksOf(both.bitmap.runs())).toEqual(left.filter((block) => differing.has(block)));
-          const covered = new Set([...left, ...blocksOf(resume.coverageRuns())]);
-          expect(blocksOf(both.bitmap.coverageRuns())).toEqual([...covered].sort((x, y) => x - y));
-        } finally {
-          await production.close();
-          await replica.close();
-        }
-      }),
+      fc.asyncProperty(
+        pairSpec,
+        fc.array(fc.nat(400), { maxLength: 40 }),
+        fc.array(fc.nat(400), { maxLength: 40 }),
+        async (spec, some, seen) => {
+          const blockSize = 2048;
+          const contents = contentsOf(spec);
+          const production = await diskOf(contents.production, spec.media[0], folder, 'production');
+          const replica = await diskOf(contents.replica, spec.media[1], folder, 'replica');
+          try {
+            const whole = await scanner.scan({ production, replica, blockSize });
+            const { blocks, header } = whole.bitmap;
+            const within = new SyncBitmap(header);
+            const resume = new SyncBitmap(header);
+            for (const block of some) if (block < blocks) within.mark(block);
+            for (const block of seen) if (block < blocks) resume.cover({ start: block, end: block + 1 });
+            const differing = new Set(differingBlocks(contents, blockSize));
+            const result = await scanner.scan({ production, replica, blockSize, within, rangeBytes: 65536 });
+            const marked = blocksOf(within.runs());
+            expect(blocksOf(result.bitmap.coverageRuns())).toEqual(marked);
+            expect(blocksOf(result.bitmap.runs())).toEqual(marked.filter((block) => differing.has(block)));
+            const both = await scanner.scan({ production, replica, blockSize, within, resume });
+            const left = marked.filter((block) => !resume.covered(block));
+            expect(blocksOf(both.bitmap.runs())).toEqual(left.filter((block) => differing.has(block)));
+            const covered = new Set([...left, ...blocksOf(resume.coverageRuns())]);
+            expect(blocksOf(both.bitmap.coverageRuns())).toEqual([...covered].sort((x, y) => x - y));
+          } finally {
+            await production.close();
+            await replica.close();
+          }
+        },
+      ),
       { numRuns: 40 },
     );
   });
@@ -132,7 +147,9 @@ describe('a scan within an earlier bitmap', () => {
     const other = await pairOf(65536, []);
     const { bitmap } = await scanner.scan(one);
     await expect(scanner.scan({ ...other, within: bitmap })).rejects.toMatchObject({ kind: 'mismatch' });
-    await expect(scanner.scan({ ...one, within: bitmap, blockSize: 4096 })).rejects.toMatchObject({ kind: 'mismatch' });
+    await expect(scanner.scan({ ...one, within: bitmap, blockSize: 4096 })).rejects.toMatchObject({
+      kind: 'mismatch',
+    });
   });
 });
 
@@ -173,6 +190,8 @@ describe('live marks', () => {
 
   it('of another geometry are refused', async () => {
     const { production, replica } = await pairOf(65536, []);
-    await expect(scanner.scan({ production, replica, live: LiveMarks.create(65536, 4096) })).rejects.toMatchObject({ kind: 'mismatch' });
+    await expect(
+      scanner.scan({ production, replica, live: LiveMarks.create(65536, 4096) }),
+    ).rejects.toMatchObject({ kind: 'mismatch' });
   });
 });

@@ -1,6 +1,6 @@
 /** Pairs of disks for the scan's tests, and what a scan of them must find, worked out byte by byte. */
 
-import { ftruncateSync, openSync, closeSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import type { BlockRun } from '../../src/base/units.ts';
@@ -27,11 +27,17 @@ export interface PairSpec {
 }
 
 export const pairSpec: fc.Arbitrary<PairSpec> = fc.record({
-  runs: fc.array(fc.record({ length: fc.integer({ min: 1, max: 200_000 }), fill: fc.constantFrom(0, 0, 1, 255) }), { minLength: 1, maxLength: 12 }),
+  runs: fc.array(
+    fc.record({ length: fc.integer({ min: 1, max: 200_000 }), fill: fc.constantFrom(0, 0, 1, 255) }),
+    { minLength: 1, maxLength: 12 },
+  ),
   changes: fc.array(fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), { maxLength: 6 }),
   longer: fc.constantFrom(0, 0, 1, 511, 70_000, -70_000, -1),
   tailFill: fc.constantFrom(0, 9),
-  media: fc.tuple(fc.constantFrom<Medium>('array', 'banks', 'sparse file'), fc.constantFrom<Medium>('array', 'banks', 'sparse file')),
+  media: fc.tuple(
+    fc.constantFrom<Medium>('array', 'banks', 'sparse file'),
+    fc.constantFrom<Medium>('array', 'banks', 'sparse file'),
+  ),
 });
 
 export interface Contents {
@@ -44,7 +50,8 @@ export function contentsOf({ runs, changes, longer, tailFill }: PairSpec): Conte
   let at = 0;
   for (const { length, fill } of runs) {
     // Data is never constant, so that a block read from the wrong place is noticed.
-    if (fill > 0) for (let i = at; i < at + length; i++) base[i] = (Math.imul(i + fill, 2654435761) >>> 24) | 1;
+    if (fill > 0)
+      for (let i = at; i < at + length; i++) base[i] = (Math.imul(i + fill, 2654435761) >>> 24) | 1;
     at += length;
   }
   const extend = (by: number) => {
@@ -59,9 +66,18 @@ export function contentsOf({ runs, changes, longer, tailFill }: PairSpec): Conte
   return { production, replica };
 }
 
-export async function diskOf(bytes: Uint8Array, medium: Medium, folder: string, name: string): Promise<VirtualDisk> {
+export async function diskOf(
+  bytes: Uint8Array,
+  medium: Medium,
+  folder: string,
+  name: string,
+): Promise<VirtualDisk> {
   if (medium === 'sparse file') return openDisk(sparseFile(join(folder, name), bytes), { format: 'raw' });
-  const image = createArrayImage({ size: bytes.length, name, ...(medium === 'banks' ? { bankBytes: 16 * 2 ** 20 } : {}) });
+  const image = createArrayImage({
+    size: bytes.length,
+    name,
+    ...(medium === 'banks' ? { bankBytes: 16 * 2 ** 20 } : {}),
+  });
   await image.write(0, bytes);
   return openDisk(image, { format: 'raw' });
 }

@@ -2,7 +2,13 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { BlockRun } from '../../src/base/units.ts';
 import { type ExtentMap, ExtentMapBuilder, Kind } from '../../src/mapping/extent-map.ts';
-import { blocksOfRange, blocksOutside, GRANULE_BLOCKS, planScan, type ScanPlan } from '../../src/scan/plan.ts';
+import {
+  blocksOfRange,
+  blocksOutside,
+  GRANULE_BLOCKS,
+  planScan,
+  type ScanPlan,
+} from '../../src/scan/plan.ts';
 
 const BLOCK = 512;
 
@@ -11,20 +17,34 @@ function mapOf(runs: readonly (readonly [boolean, number])[]): ExtentMap {
   const builder = new ExtentMapBuilder();
   for (const [data, length] of runs) {
     const offset = builder.size;
-    builder.append({ offset, length, kind: data ? Kind.data : Kind.zero, unit: 0, place: data ? offset : -1, depth: 0 });
+    builder.append({
+      offset,
+      length,
+      kind: data ? Kind.data : Kind.zero,
+      unit: 0,
+      place: data ? offset : -1,
+      depth: 0,
+    });
   }
   return builder.finish();
 }
 
-const runs = fc.array(fc.tuple(fc.boolean(), fc.integer({ min: 1, max: 60_000 })), { minLength: 1, maxLength: 30 });
+const runs = fc.array(fc.tuple(fc.boolean(), fc.integer({ min: 1, max: 60_000 })), {
+  minLength: 1,
+  maxLength: 30,
+});
 
 function hasData(map: ExtentMap, from: number, to: number): boolean {
   if (from >= map.size) return false;
-  return [...map.extents({ offset: from, length: Math.min(to, map.size) - from })].some(({ kind }) => kind === Kind.data);
+  return [...map.extents({ offset: from, length: Math.min(to, map.size) - from })].some(
+    ({ kind }) => kind === Kind.data,
+  );
 }
 
 function blocksOf(runsOfBlocks: Iterable<BlockRun>): number[] {
-  return [...runsOfBlocks].flatMap(({ start, end }) => Array.from({ length: end - start }, (_, i) => start + i));
+  return [...runsOfBlocks].flatMap(({ start, end }) =>
+    Array.from({ length: end - start }, (_, i) => start + i),
+  );
 }
 
 function plannedRuns(plan: ScanPlan): BlockRun[] {
@@ -60,7 +80,8 @@ describe('a plan', () => {
         const plan = planScan({ size, blockSize: BLOCK, production, replica, rangeBytes, workers: 2 });
         const inside = plannedRuns(plan);
         for (const { start } of inside) expect(start % GRANULE_BLOCKS).toBe(0);
-        for (let i = 1; i < inside.length; i++) expect(inside[i]!.start).toBeGreaterThanOrEqual(inside[i - 1]!.end);
+        for (let i = 1; i < inside.length; i++)
+          expect(inside[i]!.start).toBeGreaterThanOrEqual(inside[i - 1]!.end);
         const all = [...blocksOf(inside), ...blocksOf(blocksOutside(plan))].sort((x, y) => x - y);
         expect(all).toEqual(Array.from({ length: Math.ceil(size / BLOCK) }, (_, i) => i));
       }),
@@ -69,7 +90,10 @@ describe('a plan', () => {
   });
 
   it('with blocks to look at, holds exactly their bits', () => {
-    const todo = fc.array(fc.tuple(fc.integer({ min: 1, max: 90 }), fc.integer({ min: 1, max: 90 })), { minLength: 1, maxLength: 20 });
+    const todo = fc.array(fc.tuple(fc.integer({ min: 1, max: 90 }), fc.integer({ min: 1, max: 90 })), {
+      minLength: 1,
+      maxLength: 20,
+    });
     fc.assert(
       fc.property(todo, fc.integer({ min: 1, max: 100_000 }), (steps, rangeBytes) => {
         const wanted: BlockRun[] = [];
@@ -80,11 +104,20 @@ describe('a plan', () => {
         }
         const size = at * BLOCK + 77;
         const map = mapOf([[true, size]]);
-        const plan = planScan({ size, blockSize: BLOCK, production: map, replica: map, todo: () => wanted, rangeBytes, workers: 2 });
+        const plan = planScan({
+          size,
+          blockSize: BLOCK,
+          production: map,
+          replica: map,
+          todo: () => wanted,
+          rangeBytes,
+          workers: 2,
+        });
         const found: number[] = [];
         plan.starts.forEach((start, range) => {
           for (let bit = 0; bit < plan.counts[range]! * 32; bit++) {
-            if ((plan.todo![plan.todoAt![range]! + (bit >>> 5)]! >>> (bit & 31)) & 1) found.push(start * 32 + bit);
+            if ((plan.todo![plan.todoAt![range]! + (bit >>> 5)]! >>> (bit & 31)) & 1)
+              found.push(start * 32 + bit);
           }
         });
         expect(found).toEqual(blocksOf(wanted));
@@ -100,7 +133,14 @@ describe('a plan', () => {
     for (let i = 0; i < 1000; i++) {
       const offset = builder.size;
       builder.append({ offset, length: 65536, kind: Kind.data, unit: 0, place: offset, depth: 0 });
-      builder.append({ offset: offset + 65536, length: PiB / 1000 - 65536 - ((PiB / 1000) % 1), kind: Kind.unallocated, unit: 0, place: -1, depth: 0 });
+      builder.append({
+        offset: offset + 65536,
+        length: PiB / 1000 - 65536 - ((PiB / 1000) % 1),
+        kind: Kind.unallocated,
+        unit: 0,
+        place: -1,
+        depth: 0,
+      });
     }
     const map = builder.finish();
     const plan = planScan({ size: map.size, blockSize: 65536, production: map, replica: map, workers: 2 });
@@ -117,6 +157,8 @@ describe('a plan', () => {
 
   it.each([0, 511, 1000, 65537, 2 ** 25, Number.NaN])('refuses a block size of %d', (blockSize) => {
     const map = mapOf([[true, 1000]]);
-    expect(() => planScan({ size: 1000, blockSize, production: map, replica: map, workers: 1 })).toThrow(/power of two/);
+    expect(() => planScan({ size: 1000, blockSize, production: map, replica: map, workers: 1 })).toThrow(
+      /power of two/,
+    );
   });
 });

@@ -39,8 +39,20 @@ describe('a scan whose', () => {
     const range = { offset: 9 * 2 ** 20 + 5, length: 1 };
     let partial: SyncBitmap | undefined;
     const pair = await pairWith([{ on: 'read', range }]);
-    const error = await failure(scanner.scan({ ...pair, onPartial: (bitmap) => { partial = bitmap; } }));
-    expect(error).toMatchObject({ name: 'DriftmapError', kind: 'io', path: 'production.img', operation: 'read' });
+    const error = await failure(
+      scanner.scan({
+        ...pair,
+        onPartial: (bitmap) => {
+          partial = bitmap;
+        },
+      }),
+    );
+    expect(error).toMatchObject({
+      name: 'DriftmapError',
+      kind: 'io',
+      path: 'production.img',
+      operation: 'read',
+    });
     const { offset, length } = error as { offset: number; length: number };
     expect(offset <= range.offset && range.offset < offset + length).toBe(true);
     expect(partial!.complete).toBe(false);
@@ -49,13 +61,16 @@ describe('a scan whose', () => {
     expect(blocksOf((await scanner.scan(healed)).bitmap.runs())).toEqual([0]);
   });
 
-  it.each(['exit', 'throw'] as const)('worker meets its end by %s fails, and the scanner lives on', async (how) => {
-    const error = await failure(scanner.scan(await pairWith([{ on: 'read', after: 3, times: 1, how }])));
-    expect(error).toMatchObject({ name: 'DriftmapError', kind: 'worker' });
-    expect((error as Error).message).toMatch(how === 'exit' ? /died/ : /planted/);
-    const { bitmap } = await scanner.scan(await pairWith([]));
-    expect(blocksOf(bitmap.runs())).toEqual([0]);
-  });
+  it.each(['exit', 'throw'] as const)(
+    'worker meets its end by %s fails, and the scanner lives on',
+    async (how) => {
+      const error = await failure(scanner.scan(await pairWith([{ on: 'read', after: 3, times: 1, how }])));
+      expect(error).toMatchObject({ name: 'DriftmapError', kind: 'worker' });
+      expect((error as Error).message).toMatch(how === 'exit' ? /died/ : /planted/);
+      const { bitmap } = await scanner.scan(await pairWith([]));
+      expect(blocksOf(bitmap.runs())).toEqual([0]);
+    },
+  );
 
   it('file shrinks meanwhile says so', async () => {
     const path = sparseFile(join(folder, 'shrinks.raw'), new Uint8Array(size).fill(1));
@@ -124,7 +139,8 @@ describe('a scanner', () => {
     await once([], AbortSignal.abort());
     await once([]);
     // A thread that was ended needs a moment to leave /proc.
-    for (let i = 0; i < 50 && tasks() > before[0]!; i++) await new Promise((resolve) => setTimeout(resolve, 20));
+    for (let i = 0; i < 50 && tasks() > before[0]!; i++)
+      await new Promise((resolve) => setTimeout(resolve, 20));
     expect([tasks(), descriptors()]).toEqual(before);
   });
 });

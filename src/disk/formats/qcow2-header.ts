@@ -66,8 +66,9 @@ export async function readQcow2Header(source: ByteSource): Promise<Qcow2Header> 
   // The magic is judged before the length: a short file of another format is that, not a short header.
   const present = Math.min(V2_LENGTH, source.size);
   await readWhole(source, 'the header', 0, start.subarray(0, present));
-  const version = versionOf(path, start);
+  checkMagic(path, start);
   await readWhole(source, 'the header', 0, start);
+  const version = versionOf(path, start);
   const clusterBits = viewOf(start).getUint32(20);
   if (clusterBits < 9 || clusterBits > 21) {
     throw malformed(path, 20, `expected cluster_bits 9 to 21, got ${clusterBits}`);
@@ -120,9 +121,8 @@ function malformed(path: string, offset: ByteOffset, reason: string): DriftmapEr
   return new DriftmapError('malformed', `qcow2 header: ${reason}`, { path, offset });
 }
 
-function versionOf(path: string, start: Uint8Array): 2 | 3 {
-  const fields = viewOf(start);
-  const magic = fields.getUint32(0);
+function checkMagic(path: string, start: Uint8Array): void {
+  const magic = viewOf(start).getUint32(0);
   if (magic !== MAGIC) {
     const got = magic.toString(16).padStart(8, '0');
     throw new DriftmapError(
@@ -134,7 +134,10 @@ function versionOf(path: string, start: Uint8Array): 2 | 3 {
       },
     );
   }
-  const version = fields.getUint32(4);
+}
+
+function versionOf(path: string, start: Uint8Array): 2 | 3 {
+  const version = viewOf(start).getUint32(4);
   if (version === 2 || version === 3) return version;
   throw new DriftmapError('unsupported', `expected qcow2 version 2 or 3, got ${version}`, {
     path,

@@ -18,7 +18,7 @@
  */
 
 import { DriftmapError } from '../../base/errors.ts';
-import { QCOW2_L2_READ } from '../../base/limits.ts';
+import { MAX_DISK_SIZE, QCOW2_L2_READ } from '../../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import { type ExtentMap, ExtentMapBuilder, Kind } from '../../mapping/extent-map.ts';
 import { type ByteSource, readWhole, viewOf } from './byte-source.ts';
@@ -289,6 +289,10 @@ class TableDecoder {
   private checkHost(host: ByteOffset, low: number, guest: ByteOffset, file: ByteOffset): void {
     if ((low & OFFSET_LOW & (this.header.clusterSize - 1)) !== 0) {
       throw this.malformed(`expected a cluster at a cluster boundary, got ${host}`, file);
+    }
+    // Beyond this the offset is no longer exact. Only zero clusters get here: data would lie past the end.
+    if (host > MAX_DISK_SIZE - this.header.clusterSize) {
+      throw this.malformed(`expected a cluster below 2^53 bytes, got ${host}`, file);
     }
     if (this.hasDataFile && host !== guest) {
       throw this.malformed(
