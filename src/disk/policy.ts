@@ -3,10 +3,10 @@
  *
  * A stated format is the user's word and nothing is looked at. Otherwise the contents tell, and contents
  * of a raw disk are written by its guest: a guest that writes a qcow2 header over its own disk would choose
- * how it is read. So a guess that the file's name does not confirm (`.qcow2`, `.qcow`) is told in a warning,
- * and names of other files in such an image are not followed (`trusted: false`): all that a guest can then
- * spoil is the reading of its own disk. Formats that driftmap cannot read are refused by name, because to
- * compare their bytes as a raw disk is rarely what was meant; a stated `raw` does it.
+ * how it is read. So a guess that the name of a regular file does not confirm (`.qcow2`, `.qcow`, `.qc2`)
+ * is told in a warning, and names of other files in such an image are not followed (`trusted: false`): all
+ * that a guest can then spoil is the reading of its own disk. Formats that driftmap cannot read are refused
+ * by name, because to compare their bytes as a raw disk is rarely what was meant; a stated `raw` does it.
  */
 
 import { extname } from 'node:path';
@@ -55,7 +55,10 @@ export async function guessedFormat(unit: LogicalUnit, name: string): Promise<Fo
   const extension = extname(name).toLowerCase();
   if (detected.format === 'raw') return guessedRaw(unit, name, extension);
   if (detected.format !== 'qcow2') throw unsupported(detected.title, name);
-  if (qcow2Names.includes(extension)) return { format: 'qcow2', trusted: true, warnings: [] };
+  // A device's name says nothing of what is on it.
+  const file = unit.handle();
+  const named = file.kind === 'file' && file.sparse && qcow2Names.includes(extension);
+  if (named) return { format: 'qcow2', trusted: true, warnings: [] };
   const warning = `${name}: the format qcow2 was guessed from contents that a guest can write; say --production-format/--replica-format qcow2, or raw to compare its bytes as they are`;
   return { format: 'qcow2', trusted: false, warnings: [warning] };
 }

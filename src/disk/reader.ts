@@ -143,7 +143,8 @@ export class DiskReader {
   /**
    * End of the run of known zeros that begins at `offset`, at most `limit`; `offset` itself where the first
    * byte is not known to be zero. Known are the map's zeros and, in data, the holes that the unit tells of.
-   * A promise only where a unit's `extents` gives one.
+   * A promise only where a unit's `extents` gives one. Both numbers lie in `[0, size]`, the first not above
+   * the second.
    */
   zeroUntil(offset: ByteOffset, limit: ByteOffset): ByteOffset | Promise<ByteOffset> {
     const { map, cursor } = this;
@@ -165,6 +166,7 @@ export class DiskReader {
   /**
    * End of the run that begins at `offset` and is not known to be zero, at most `limit`; `offset` itself
    * where the first byte is known to be zero. Two answers may adjoin: a run may go on beyond its end.
+   * Numbers as for `zeroUntil`.
    */
   dataUntil(offset: ByteOffset, limit: ByteOffset): ByteOffset | Promise<ByteOffset> {
     const { map, cursor } = this;

@@ -6,18 +6,19 @@
  *
  *   both zero                 equal: skipped, up to the last whole block
  *   one zero, the other data  the data is read and tested for zeros, which is exact
- *   both data                 both are signed, signatures are compared
+ *   both data                 both are brought and compared (`comparison.ts`)
  *
- * Both sides are read into the same small buffer, one after the other, and signed there at once: it stays
- * in the L2 cache between read and hash. Bytes that lie in an array image are signed where they lie. No
- * object is made per block; the loop awaits only units that have to wait.
+ * Bytes are read into a small buffer and signed there at once: it stays in the L2 cache between read and
+ * hash. Bytes of an array image stay where they lie. No object is made per block; the loop awaits only units
+ * that have to wait.
  */
 
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { alignDown, alignUp } from '../base/units.ts';
 import type { Completion } from '../lu/logical-unit.ts';
-import { type Bench, Benches } from './benches.ts';
+import { Benches } from './benches.ts';
 import type { ComparerSetup } from './comparer-setup.ts';
+import { type Brought, ByteComparison, type Comparison, SignatureComparison } from './comparison.ts';
 import { blocksOfRange, GRANULE_BLOCKS } from './plan.ts';
 import type { Side } from './side.ts';
 import { layOutSlot, pieceBytes, type SlotLayout } from './slot-layout.ts';
@@ -32,27 +33,28 @@ export class RangeComparer {
 
   private readonly setup: ComparerSetup;
   private readonly benches: Benches;
+  private readonly comparison: Comparison;
   private readonly pieceBytes: ByteCount;
   private readonly layout: SlotLayout;
-  /** The worker's slot as bytes: the buffer that both sides are read into, and the flags that kernels set. */
-  private readonly buffer: Uint8Array;
+  /** One byte a block, set by kernels. */
   private readonly flags: Uint8Array;
-  private readonly slotBytes: Uint8Array;
+  /** The bytes that were brought last. */
+  private readonly brought: Brought;
   private firstBlock = 0;
-  /** Where the bytes are that were last brought: the bench of their memory, and their place in it. */
-  private bench: Bench;
-  private pointer = 0;
 
   private constructor(setup: ComparerSetup, benches: Benches) {
     const { plan, slot } = setup;
     this.setup = setup;
     this.benches = benches;
-    this.bench = benches.own;
-    this.pieceBytes = pieceBytes(plan.blockSize);
+    this.brought = { bench: benches.own, pointer: 0 };
     this.layout = layOutSlot(slot.pointer, plan.blockSize);
-    this.slotBytes = new Uint8Array(slot.memory.buffer);
-    this.buffer = this.slotBytes.subarray(this.layout.buffer, this.layout.buffer + this.pieceBytes);
-    this.flags = this.slotBytes.subarray(this.layout.flags, this.layout.flags + this.layout.mostBlocks);
+    this.flags = benches.own.bytes.subarray(this.layout.flags, this.layout.flags + this.layout.mostBlocks);
+    this.comparison = new (setup.compare === 'bytes' ? ByteComparison : SignatureComparison)(
+      setup,
+      benches,
+      this.layout,
+    );
+    this.pieceBytes = pieceBytes(plan.blockSize);
   }
 
   /** Read from the units of both disks so far. */
@@ -105,20 +107,25 @@ export class RangeComparer {
       const limit = Math.min(offset + this.pieceBytes, to);
       let end = wholeBlocks(Math.min(Math.max(productionZero, replicaZero), limit), to, blockSize);
       if (end > offset) {
-        const pending = this.bring(productionZero > replicaZero ? replica : production, offset, end);
+        const pending = this.bring(
+          productionZero > replicaZero ? replica : production,
+          offset,
+          end,
+          this.layout.buffer,
+        );
         if (pending) await pending;
         this.markNonzero(offset, end);
       } else {
         const dataEnd = this.dataEnd(offset, limit);
         const known = typeof dataEnd === 'number' ? dataEnd : await dataEnd;
         end = Math.min(alignUp(Math.max(known, offset + 1), blockSize), limit);
-        let pending = this.bring(production, offset, end);
+        let pending = this.bring(production, offset, end, this.layout.buffer);
         if (pending) await pending;
-        this.sign(end - offset, this.layout.productionDigests);
-        pending = this.bring(replica, offset, end);
+        this.comparison.production(this.brought, end - offset);
+        pending = this.bring(replica, offset, end, this.replicaBuffer);
         if (pending) await pending;
-        this.sign(end - offset, this.layout.replicaDigests);
-        this.markDiffering(offset, end);
+        const found = this.comparison.replica(this.brought, end - offset);
+        if (found > 0) this.markFlagged(offset, Math.ceil((end - offset) / blockSize), this.flags, 1);
       }
       this.comparedBytes += end - offset;
       offset = end;
@@ -149,52 +156,29 @@ export class RangeComparer {
     return further <= from || further >= limit ? Math.max(further, from) : this.dataEnd(further, limit);
   }
 
-  /** Makes `[from, to)` of a side ready for a kernel: nothing to do for an array image, else read into the buffer. */
-  private bring(side: Side, from: ByteOffset, to: ByteOffset): Completion {
+  /** Makes `[from, to)` of a side ready for a kernel: nothing to do for an array image, else read to `buffer` in the slot. */
+  private bring(side: Side, from: ByteOffset, to: ByteOffset, buffer: number): Completion {
+    const { brought, benches } = this;
     const place = side.inPlace(from, to - from);
-    if (place) {
-      this.bench = this.benches.of(place.image, place.bank);
-      this.pointer = place.pointer;
-      return undefined;
-    }
-    this.bench = this.benches.own;
-    this.pointer = this.layout.buffer;
-    return side.read(from, this.buffer.subarray(0, to - from));
+    brought.bench = place ? benches.of(place.image, place.bank) : benches.own;
+    brought.pointer = place ? place.pointer : buffer;
+    return place ? undefined : side.read(from, benches.own.bytes.subarray(buffer, buffer + to - from));
   }
 
-  /** Signatures of the `length` bytes last brought, a short last block by its own length, to `out` in the slot. */
-  private sign(length: ByteCount, out: number): void {
-    const { blockSize } = this.setup.plan;
-    const { digestLength } = this.setup.algorithm;
-    const { signer, bytes, digests } = this.bench;
-    const own = this.bench === this.benches.own;
-    const target = own ? out : digests;
-    const full = Math.floor(length / blockSize);
-    const tail = length - full * blockSize;
-    if (full) signer.sign(this.pointer, blockSize, full, target);
-    if (tail) signer.sign(this.pointer + full * blockSize, tail, 1, target + full * digestLength);
-    if (!own)
-      this.slotBytes.set(bytes.subarray(target, target + (full + (tail ? 1 : 0)) * digestLength), out);
-  }
-
-  private markDiffering(from: ByteOffset, to: ByteOffset): void {
-    const { plan, algorithm } = this.setup;
-    const { productionDigests, replicaDigests, flags } = this.layout;
-    const blocks = Math.ceil((to - from) / plan.blockSize);
-    const { kernels } = this.benches.own;
-    const found = kernels.differing(productionDigests, replicaDigests, algorithm.digestLength, blocks, flags);
-    if (found > 0) this.markFlagged(from, blocks, this.flags, 1);
+  private get replicaBuffer(): number {
+    return this.comparison.keepsProduction ? this.layout.secondBuffer : this.layout.buffer;
   }
 
   /** The other side is known to be zero: of the bytes last brought, the blocks that are not all zero differ. */
   private markNonzero(from: ByteOffset, to: ByteOffset): void {
     const { blockSize } = this.setup.plan;
-    const { kernels, bytes, digests } = this.bench;
+    const { bench, pointer } = this.brought;
+    const { kernels, bytes, digests } = bench;
     const full = Math.floor((to - from) / blockSize);
     const tail = to - from - full * blockSize;
     const blocks = full + (tail ? 1 : 0);
-    let zeros = full ? kernels.zeroBlocks(this.pointer, blockSize, full, digests) : 0;
-    if (tail) zeros += kernels.zeroBlocks(this.pointer + full * blockSize, tail, 1, digests + full);
+    let zeros = full ? kernels.zeroBlocks(pointer, blockSize, full, digests) : 0;
+    if (tail) zeros += kernels.zeroBlocks(pointer + full * blockSize, tail, 1, digests + full);
     if (zeros < blocks) this.markFlagged(from, blocks, bytes.subarray(digests, digests + blocks), 0);
   }
 

@@ -16,7 +16,7 @@ import { blockCount } from '../base/units.ts';
 import type { LiveMarks } from '../bitmap/live-marks.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import { type AlgorithmName, algorithmByName } from '../signature/algorithm.ts';
+import { type AlgorithmName, algorithmByName, type SignatureAlgorithm } from '../signature/algorithm.ts';
 import {
   blocksOfRange,
   blocksOutside,
@@ -27,7 +27,7 @@ import {
 } from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
 import { ProgressTotals, type ScanProgress } from './progress.ts';
-import { Control, type RangeReport, type TaskOutcome } from './task.ts';
+import { type CompareMethod, Control, type RangeReport, type TaskOutcome } from './task.ts';
 
 export interface ScanOptions {
   /** The disk that is right. */
@@ -36,8 +36,10 @@ export interface ScanOptions {
   readonly replica: VirtualDisk;
   /** Bytes of a block: a power of two, 512 … 16 MiB; 64 KiB by default. */
   readonly blockSize?: ByteCount | undefined;
-  /** How blocks are compared; `nh128`, under a fresh random key, by default. */
+  /** How blocks are signed; `nh128`, under a fresh random key, by default. */
   readonly signature?: AlgorithmName | undefined;
+  /** `signatures` by default; `bytes` compares byte by byte, exactly and faster, and signs nothing. */
+  readonly compare?: CompareMethod | undefined;
   /** Look only at the blocks that this earlier bitmap of the same disks marks. */
   readonly within?: SyncBitmap | undefined;
   /** Go on from a scan that ended early: keep its marks, skip the blocks it covers. */
@@ -62,7 +64,8 @@ export interface ScanResult {
   readonly productionSize: ByteCount;
   readonly replicaSize: ByteCount;
   readonly blockSize: ByteCount;
-  readonly signature: AlgorithmName;
+  /** How blocks were compared: the algorithm, or `bytes`. */
+  readonly signature: AlgorithmName | 'bytes';
   readonly blocks: BlockCount;
   readonly markedBlocks: BlockCount;
   /** Merged, ascending, clipped at the size. */
@@ -134,7 +137,8 @@ class ScanRun {
   private readonly pool: ScanPool;
   private readonly options: ScanOptions;
   private readonly calledAt: number;
-  private readonly signature: AlgorithmName;
+  private readonly compare: CompareMethod;
+  private readonly algorithm: SignatureAlgorithm;
   private readonly plan: ScanPlan;
   private readonly bitmap: SyncBitmap;
   private readonly totals: ProgressTotals;
@@ -148,14 +152,14 @@ class ScanRun {
     this.pool = pool;
     this.options = options;
     this.calledAt = calledAt;
-    this.signature = options.signature ?? 'nh128';
-    algorithmByName(this.signature);
+    this.compare = options.compare ?? 'signatures';
+    this.algorithm = algorithmByName(options.signature ?? 'nh128');
     const size = Math.max(production.size, replica.size);
     this.generations = [production.generation(), replica.generation()];
     this.bitmap = new SyncBitmap({
       size,
       blockSize,
-      signature: this.signature,
+      signature: this.comparedBy,
       production: stamp(production),
       replica: stamp(replica),
     });
@@ -171,6 +175,10 @@ class ScanRun {
       workers: pool.workers,
     });
     this.totals = new ProgressTotals(todo ? bytesOf(todo(), blockSize, size) : size, blockSize, calledAt);
+  }
+
+  private get comparedBy(): AlgorithmName | 'bytes' {
+    return this.compare === 'bytes' ? 'bytes' : (this.algorithm.name as AlgorithmName);
   }
 
   /** The blocks to look at when not all of them; checks that what was handed in belongs to these disks. */
@@ -212,9 +220,9 @@ class ScanRun {
   }
 
   private async runWorkers(stop: () => void): Promise<TaskOutcome[]> {
-    const { pool, plan, control, signature } = this;
+    const { pool, plan, control, compare, algorithm } = this;
     const { production, replica } = this.options;
-    const key = algorithmByName(signature).keyed ? randomBytes(32) : null;
+    const key = algorithm.keyed && compare === 'signatures' ? randomBytes(32) : null;
     const handles = { production: production.handle(), replica: replica.handle() };
     const slots = pool
       .slots(plan.blockSize)
@@ -228,7 +236,8 @@ class ScanRun {
           const outcome = await pool.run({
             control,
             plan,
-            algorithm: signature,
+            compare,
+            algorithm: algorithm.name,
             key,
             slot,
             reports: port2,
@@ -286,7 +295,7 @@ class ScanRun {
       productionSize: options.production.size,
       replicaSize: options.replica.size,
       blockSize: plan.blockSize,
-      signature: this.signature,
+      signature: this.comparedBy,
       blocks: blockCount(plan.size, plan.blockSize),
       markedBlocks: bitmap.count,
       ranges: [...bitmap.ranges()],

@@ -13,8 +13,9 @@ const GAP: ByteCount = 8192;
 export interface SlotLayout {
   /** For `Kernels`. */
   readonly scratch: number;
-  /** The bytes of one piece of a disk. */
+  /** The bytes of one piece of a disk; a comparison of bytes keeps the other disk's in the second one. */
   readonly buffer: number;
+  readonly secondBuffer: number;
   readonly productionDigests: number;
   readonly replicaDigests: number;
   /** One byte a block. */
@@ -34,11 +35,21 @@ export function layOutSlot(pointer: number, blockSize: ByteCount): SlotLayout {
   const piece = pieceBytes(blockSize);
   const mostBlocks = piece / blockSize;
   const buffer = pointer + KERNEL_SCRATCH_BYTES;
-  const productionDigests = buffer + piece + GAP;
+  const secondBuffer = buffer + piece + GAP;
+  const productionDigests = secondBuffer + piece + GAP;
   const replicaDigests = productionDigests + mostBlocks * MAX_DIGEST + GAP;
   const flags = replicaDigests + mostBlocks * MAX_DIGEST + GAP;
   const end = alignUp(flags + mostBlocks, 64);
-  return { scratch: pointer, buffer, productionDigests, replicaDigests, flags, mostBlocks, end };
+  return {
+    scratch: pointer,
+    buffer,
+    secondBuffer,
+    productionDigests,
+    replicaDigests,
+    flags,
+    mostBlocks,
+    end,
+  };
 }
 
 /** Bytes that a slot needs so that every block size up to this one can be laid out in it. */

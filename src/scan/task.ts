@@ -28,10 +28,14 @@ export interface WorkerSlot {
   readonly bytes: ByteCount;
 }
 
+/** By signatures, as between two sites; or byte by byte, which is exact and needs both disks here. */
+export type CompareMethod = 'signatures' | 'bytes';
+
 /** One worker's share of a scan: pull ranges until none is left. */
 export interface ScanTask {
   readonly control: Int32Array;
   readonly plan: ScanPlan;
+  readonly compare: CompareMethod;
   readonly algorithm: string;
   /** Keyed algorithms only; lives in memory for the time of the scan. */
   readonly key: Uint8Array | null;

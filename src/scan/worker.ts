@@ -29,13 +29,13 @@ export default async function work(task: ScanTask): Promise<TaskOutcome> {
 }
 
 async function makeReady(task: ScanTask): Promise<RangeComparer> {
-  const { control, plan, key, slot } = task;
+  const { control, plan, compare, key, slot } = task;
   const { modules } = workerSetup();
   const production = new Side(attachDisk(task.production));
   const replica = new Side(attachDisk(task.replica));
   const algorithm = algorithmByName(task.algorithm);
   const stopped = () => Atomics.load(control, Control.stop) !== 0;
-  return RangeComparer.create({ plan, algorithm, key, modules, slot, stopped, production, replica });
+  return RangeComparer.create({ plan, compare, algorithm, key, modules, slot, stopped, production, replica });
 }
 
 async function pullRanges(

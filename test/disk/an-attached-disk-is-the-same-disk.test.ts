@@ -1,4 +1,14 @@
-import { closeSync, mkdirSync, openSync, readdirSync, renameSync, truncateSync, utimesSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { attachDisk, openDisk } from '../../src/disk/open.ts';
@@ -16,7 +26,10 @@ function chain(): { image: string; base: string } {
   mkdirSync(place);
   const base = join(place, 'base.raw');
   const image = join(place, 'image.qcow2');
-  writeFileSync(base, Uint8Array.from({ length: 100_000 }, (_, i) => i));
+  writeFileSync(
+    base,
+    Uint8Array.from({ length: 100_000 }, (_, i) => i),
+  );
   const entries: [bigint][] = [[0n], [dataEntry(0)], [0n]];
   writeFileSync(image, buildQcow2({ entries, dataClusters: 1, backing: 'base.raw', extensions: [raw] }));
   return { image, base };
@@ -28,7 +41,12 @@ describe('attached from a handle', () => {
   it('reads the same and closes nothing', async () => {
     const disk = await openDisk(chain().image);
     const attached = attachDisk(structuredClone(disk.handle()));
-    expect(attached).toMatchObject({ name: disk.name, format: 'qcow2', size: disk.size, identity: disk.identity });
+    expect(attached).toMatchObject({
+      name: disk.name,
+      format: 'qcow2',
+      size: disk.size,
+      identity: disk.identity,
+    });
     expect(attached.generation()).toBe(disk.generation());
     const want = await readAll(disk);
     expect(want[1]).toBe(1);

@@ -40,7 +40,11 @@ describe('by its magic', () => {
     ['Bochs', starting('Bochs Virtual HD Image')],
   ])('%s is refused by name, and read as raw when that is said', async (title, bytes) => {
     const path = file('image.bin', bytes);
-    await expect(openDisk(path)).rejects.toMatchObject({ kind: 'unsupported', path, message: expect.stringContaining(title) });
+    await expect(openDisk(path)).rejects.toMatchObject({
+      kind: 'unsupported',
+      path,
+      message: expect.stringContaining(title),
+    });
     const disk = await openDisk(path, { format: 'raw' });
     expect(Buffer.from(await readAll(disk)).equals(bytes)).toBe(true);
     expect(disk.warnings).toEqual([]);
@@ -50,16 +54,22 @@ describe('by its magic', () => {
   it.each([
     ['VHD (fixed)', 'conectix', '.vhd'],
     ['Apple DMG', 'koly', '.dmg'],
-  ])('%s keeps its mark at the end: refused by that name, raw with a warning by another', async (title, mark, extension) => {
-    const bytes = starting(mark, 65536 - 512);
-    const named = file(`image${extension}`, bytes);
-    await expect(openDisk(named)).rejects.toMatchObject({ kind: 'unsupported', message: expect.stringContaining(title) });
-    const disk = await openDisk(file('image.raw', bytes));
-    expect(disk.format).toBe('raw');
-    expect(disk.warnings).toHaveLength(1);
-    expect(disk.warnings[0]).toContain(title);
-    await disk.close();
-  });
+  ])(
+    '%s keeps its mark at the end: refused by that name, raw with a warning by another',
+    async (title, mark, extension) => {
+      const bytes = starting(mark, 65536 - 512);
+      const named = file(`image${extension}`, bytes);
+      await expect(openDisk(named)).rejects.toMatchObject({
+        kind: 'unsupported',
+        message: expect.stringContaining(title),
+      });
+      const disk = await openDisk(file('image.raw', bytes));
+      expect(disk.format).toBe('raw');
+      expect(disk.warnings).toHaveLength(1);
+      expect(disk.warnings[0]).toContain(title);
+      await disk.close();
+    },
+  );
 
   it.each([
     ['an empty file', new Uint8Array(0)],

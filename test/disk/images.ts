@@ -1,53 +1,19 @@
 /** Disk images for the disk room's tests: samples, images made by QEMU, and units over plain bytes. */
 
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  ftruncateSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
-import { afterAll, describe } from 'vitest';
 import { blockStatus } from '../../src/disk/block-status.ts';
 import type { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import type { Completion, LogicalUnit, UnitExtent, UnitHandle } from '../../src/lu/logical-unit.ts';
+import { describeWith as describeWithTools, tool } from '../tools.ts';
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-/** Sample images beside the checkout; null where they are not. */
-export const corpus: string | null = existsSync(join(root, '..', 'shared', 'corpus', 'MANIFEST.json'))
-  ? join(root, '..', 'shared', 'corpus')
-  : null;
+export { corpus, temporary as temporaryFolder } from '../tools.ts';
+export const hasQemu = tool('qemu-img') !== null && tool('qemu-io') !== null;
 
-function runs(command: string): boolean {
-  return spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
-}
-
-export const hasQemu = runs('qemu-img') && runs('qemu-io');
-
-/** The suite where what it needs is there; else it says, by name, what was skipped and why. */
 export function describeWith(need: 'corpus' | 'qemu', title: string, body: () => void): void {
-  const there = need === 'corpus' ? corpus !== null : hasQemu;
-  if (!there) {
-    const missing = need === 'corpus' ? 'the sample disks (../shared/corpus)' : 'qemu-img and qemu-io';
-    console.warn(`SKIPPED for want of ${missing}: ${title}`);
-  }
-  describe.skipIf(!there)(title, body);
-}
-
-/** A folder that is removed after the file's tests. */
-export function temporaryFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'driftmap-disk-'));
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
-  return folder;
+  describeWithTools(need === 'qemu' ? ['qemu-img', 'qemu-io'] : [need], title, body);
 }
 
 /** Unpacks a sample, leaving holes where it has whole 64 KiB pieces of zeros, as it had them when it was made. */
