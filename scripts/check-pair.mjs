@@ -12,7 +12,7 @@ const bin = join(dirname(fileURLToPath(import.meta.url)), '..', 'dist', 'cli', '
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    signature: { type: 'string', multiple: true, default: ['nh128', 'blake3', 'xxh3-128'] },
+    signature: { type: 'string', multiple: true, default: ['nh128', 'blake3', 'xxh3-128', 'bytes'] },
     'block-size': { type: 'string', default: '65536' },
   },
 });
@@ -36,7 +36,16 @@ async function blocksByCmp(a, b) {
 function blocksByScan(a, b, signature) {
   const { stdout, stderr, status } = spawnSync(
     process.execPath,
-    [bin, 'scan', a, b, '--json', '-s', signature, '-b', String(blockSize)],
+    [
+      bin,
+      'scan',
+      a,
+      b,
+      '--json',
+      ...(signature === 'bytes' ? ['--compare', 'bytes'] : ['-s', signature]),
+      '-b',
+      String(blockSize),
+    ],
     {
       encoding: 'utf8',
       maxBuffer: 2 ** 30,

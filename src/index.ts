@@ -16,6 +16,13 @@ export { openFileUnit } from './lu/file-unit.ts';
 export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
 export type { ScanProgress } from './scan/progress.ts';
-export { createScanner, type Scanner, type ScanOptions, type ScanResult, scan } from './scan/scan.ts';
+export {
+  type CompareMethod,
+  createScanner,
+  type Scanner,
+  type ScanOptions,
+  type ScanResult,
+  scan,
+} from './scan/scan.ts';
 export { type BlockSignature, type SignaturesOptions, signatures } from './scan/signatures.ts';
 export { type AlgorithmName, algorithms, type SignatureAlgorithm } from './signature/algorithm.ts';

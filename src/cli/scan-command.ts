@@ -2,11 +2,11 @@
 
 import { accessSync, constants, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import type { ScanResult } from '../scan/scan.ts';
+import type { CompareMethod, ScanResult } from '../scan/scan.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Exit, explainExits, warn } from './exit.ts';
 import {
@@ -24,6 +24,7 @@ import { print } from './terminal.ts';
 interface ScanCommandOptions {
   blockSize: number;
   signature: AlgorithmName;
+  compare: CompareMethod;
   workers?: number;
   bitmap?: string;
   within?: string;
@@ -45,6 +46,14 @@ export function defineScan(program: Command): void {
     .argument('<replica>', 'the disk that is to become equal to it')
     .addOption(blockSizeOption())
     .addOption(signatureOption('nh128'))
+    .addOption(
+      new Option(
+        '--compare <method>',
+        'by signatures, or byte by byte: exact, and faster when both disks are here',
+      )
+        .choices(['signatures', 'bytes'])
+        .default('signatures'),
+    )
     .addOption(workersOption())
     .option(
       '-o, --bitmap <file>',
@@ -133,6 +142,7 @@ async function scanUntilStopped(
       ...earlier,
       blockSize: options.blockSize,
       signature: options.signature,
+      compare: options.compare,
       workers: options.workers,
       signal: stop.signal,
       onProgress: (progress) => bar.show(progress),

@@ -12,7 +12,8 @@ import { layOutSlot } from './slot-layout.ts';
 /** Kernels and a signer over one memory, and where they may put digests in it. */
 export interface Bench {
   readonly kernels: Kernels;
-  readonly signer: Signer;
+  /** None where bytes are compared. */
+  readonly signer: Signer | null;
   /** The whole memory. */
   readonly bytes: Uint8Array;
   /** Address that has room for the digests (or flags) of one piece. */
@@ -31,6 +32,7 @@ export class Benches {
 
   static async create({
     modules,
+    compare,
     algorithm,
     key,
     plan,
@@ -45,7 +47,7 @@ export class Benches {
       digests: number,
     ): Promise<Bench> => {
       const kernels = await kernelsOver(`${cacheKey} ${slot.index}`, modules, memory, scratch);
-      const signer = kernels.signer(algorithm, key ?? undefined);
+      const signer = compare === 'bytes' ? null : kernels.signer(algorithm, key ?? undefined);
       return { kernels, signer, bytes: new Uint8Array(memory.buffer), digests };
     };
     const layout = layOutSlot(slot.pointer, plan.blockSize);

@@ -56,8 +56,8 @@ export class SignatureComparison implements Comparison {
     const target = bench === own ? out : digests;
     const full = Math.floor(length / blockSize);
     const tail = length - full * blockSize;
-    if (full) signer.sign(pointer, blockSize, full, target);
-    if (tail) signer.sign(pointer + full * blockSize, tail, 1, target + full * digestLength);
+    if (full) signer!.sign(pointer, blockSize, full, target);
+    if (tail) signer!.sign(pointer + full * blockSize, tail, 1, target + full * digestLength);
     if (bench !== own)
       own.bytes.set(bytes.subarray(target, target + (full + (tail ? 1 : 0)) * digestLength), out);
   }

@@ -29,6 +29,8 @@ import { defaultWorkers, ScanPool } from './pool.ts';
 import { ProgressTotals, type ScanProgress } from './progress.ts';
 import { type CompareMethod, Control, type RangeReport, type TaskOutcome } from './task.ts';
 
+export type { CompareMethod };
+
 export interface ScanOptions {
   /** The disk that is right. */
   readonly production: VirtualDisk;
