@@ -1,6 +1,5 @@
 /** The bar on standard error while a scan runs, when that is a terminal. The only importer of cli-progress. */
 
-import progress from 'cli-progress';
 import { humanSize } from '../base/units.ts';
 import type { ScanProgress } from '../scan/progress.ts';
 import { columns } from './terminal.ts';
@@ -11,9 +10,10 @@ export interface ProgressBar {
 }
 
 /** Draws on a terminal; elsewhere, and with `quiet`, it does nothing. */
-export function createProgressBar(quiet: boolean): ProgressBar {
+export async function createProgressBar(quiet: boolean): Promise<ProgressBar> {
   const stream = process.stderr;
   if (quiet || !stream.isTTY) return { show: () => {}, stop: () => {} };
+  const { default: progress } = await import('cli-progress');
   const bar = new progress.SingleBar({
     stream,
     hideCursor: true,

@@ -6,7 +6,7 @@ import { type Command, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import type { CompareMethod, ScanResult } from '../scan/scan.ts';
+import type { CompareMethod, Scanner, ScanResult } from '../scan/scan.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Exit, explainExits, warn } from './exit.ts';
 import {
@@ -84,49 +84,53 @@ ${explainExits}`,
 
 async function runScan(production: string, replica: string, options: ScanCommandOptions): Promise<void> {
   if (options.bitmap) checkWritable(options.bitmap);
-  const { openDisk } = await import('../disk/open.ts');
-  const { loadBitmap } = await import('../bitmap/drift-file.ts');
-  const within = options.within ? loadBitmap(options.within) : undefined;
-  const resume = options.resume ? loadBitmap(options.resume) : undefined;
-  const { allowOutside } = options;
+  const earlier = { within: await loadEarlier(options.within), resume: await loadEarlier(options.resume) };
+  // Threads start while the disks are opened.
+  const { createScanner } = await import('../scan/scan.ts');
+  const scanner = createScanner({ workers: options.workers });
   const disks: VirtualDisk[] = [];
   try {
-    disks.push(await openDisk(production, { format: options.productionFormat, allowOutside }));
-    disks.push(await openDisk(replica, { format: options.replicaFormat, allowOutside }));
+    const { openDisk } = await import('../disk/open.ts');
+    const { allowOutside, productionFormat, replicaFormat } = options;
+    disks.push(await openDisk(production, { format: productionFormat, allowOutside }));
+    disks.push(await openDisk(replica, { format: replicaFormat, allowOutside }));
     for (const disk of disks) for (const warning of disk.warnings) warn(warning);
-    const result = await scanUntilStopped([disks[0]!, disks[1]!], { within, resume }, options);
-    if (options.bitmap) {
-      const { saveBitmap } = await import('../bitmap/drift-file.ts');
-      saveBitmap(result.bitmap, options.bitmap);
-    }
+    const result = await scanUntilStopped(scanner, [disks[0]!, disks[1]!], earlier, options);
+    if (options.bitmap) await save(result.bitmap, options.bitmap);
     for (const warning of result.warnings) warn(warning);
-    const names = {
-      production,
-      replica,
-      productionFormat: disks[0]!.format,
-      replicaFormat: disks[1]!.format,
-    };
-    await print(
-      options.json
-        ? `${JSON.stringify(scanAsJson(result, names), null, 2)}\n`
-        : describeScan(result, names, options),
-    );
+    const formats = { productionFormat: disks[0]!.format, replicaFormat: disks[1]!.format };
+    const names = { production, replica, ...formats };
+    const report = options.json
+      ? `${JSON.stringify(scanAsJson(result, names), null, 2)}\n`
+      : describeScan(result, names, options);
+    await print(report);
     process.exitCode = result.markedBlocks === 0 ? Exit.equal : Exit.different;
   } finally {
     for (const disk of disks) await disk.close();
+    await scanner.close();
   }
+}
+
+async function loadEarlier(file: string | undefined): Promise<SyncBitmap | undefined> {
+  if (file === undefined) return undefined;
+  const { loadBitmap } = await import('../bitmap/drift-file.ts');
+  return loadBitmap(file);
+}
+
+async function save(bitmap: SyncBitmap, file: string): Promise<void> {
+  const { saveBitmap } = await import('../bitmap/drift-file.ts');
+  saveBitmap(bitmap, file);
 }
 
 /** Scans; Ctrl-C (or a failure) first keeps what was found in the bitmap file, when there is one. */
 async function scanUntilStopped(
+  scanner: Scanner,
   [production, replica]: [VirtualDisk, VirtualDisk],
   earlier: { within: SyncBitmap | undefined; resume: SyncBitmap | undefined },
   options: ScanCommandOptions,
 ): Promise<ScanResult> {
-  const { scan } = await import('../scan/scan.ts');
-  const { saveBitmap } = await import('../bitmap/drift-file.ts');
   const stop = new AbortController();
-  const bar = createProgressBar(options.quiet === true || options.json === true);
+  const bar = await createProgressBar(options.quiet === true || options.json === true);
   const stopped = (signal: NodeJS.Signals) => {
     const status = signal === 'SIGINT' ? Exit.interrupted : Exit.terminated;
     // The second time somebody means it.
@@ -136,14 +140,13 @@ async function scanUntilStopped(
   process.on('SIGINT', stopped).on('SIGTERM', stopped);
   let partial: SyncBitmap | undefined;
   try {
-    return await scan({
+    return await scanner.scan({
       production,
       replica,
       ...earlier,
       blockSize: options.blockSize,
       signature: options.signature,
       compare: options.compare,
-      workers: options.workers,
       signal: stop.signal,
       onProgress: (progress) => bar.show(progress),
       onPartial: (bitmap) => {
@@ -152,13 +155,10 @@ async function scanUntilStopped(
     });
   } catch (cause) {
     bar.stop();
-    if (partial && options.bitmap) {
-      saveBitmap(partial, options.bitmap);
-      throw new DriftmapError(kindOf(cause), `${messageOf(cause)}; ${partialNote(partial, options.bitmap)}`, {
-        cause,
-      });
-    }
-    throw cause;
+    if (!partial || !options.bitmap) throw cause;
+    await save(partial, options.bitmap);
+    const message = `${messageOf(cause)}; ${partialNote(partial, options.bitmap)}`;
+    throw new DriftmapError(kindOf(cause), message, { cause });
   } finally {
     bar.stop();
     process.off('SIGINT', stopped).off('SIGTERM', stopped);

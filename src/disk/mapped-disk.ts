@@ -1,6 +1,5 @@
 /** A virtual disk as a map over open units: what `openDisk` makes of every format, and workers of a handle. */
 
-import { createHash } from 'node:crypto';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import type { Completion, LogicalUnit } from '../lu/logical-unit.ts';
 import type { ExtentMap } from '../mapping/extent-map.ts';
@@ -97,14 +96,4 @@ export function closeAll(units: readonly LogicalUnit[]): Completion {
     if (failures.length > 0) throw failures[0];
     return undefined;
   });
-}
-
-/**
- * A disk's identity: its format, size and the identities of its units, in order. Rebasing an image onto
- * another backing file, or resizing it, makes another disk of it; writing to it does not.
- */
-export function diskIdentity(format: string, size: ByteCount, units: readonly LogicalUnit[]): string {
-  const digest = createHash('sha256');
-  for (const unit of units) digest.update(`${unit.identity}\0`);
-  return `${format}:${size}:${digest.digest('hex').slice(0, 32)}`;
 }

@@ -1,5 +1,5 @@
 /**
- * The single entry to virtual disks: `openDisk` in the thread that plans, `attachDisk` in workers.
+ * The single entry to virtual disks: `openDisk`. (In workers: `attachDisk`, in attach.ts.)
  *
  * An image is opened, its tables become a map, and its backing file is opened in the same way, down to the
  * last; then the maps are laid over one another, so that a chain is one map over several units.
@@ -8,18 +8,18 @@
 import { dirname } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_CHAIN_DEPTH } from '../base/limits.ts';
-import { attachUnit } from '../lu/attach.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ExtentMap } from '../mapping/extent-map.ts';
 import { overlay } from '../mapping/overlay.ts';
 import { readQcow2Header } from './formats/qcow2-header.ts';
 import { readQcow2Map } from './formats/qcow2-tables.ts';
-import { closeAll, diskIdentity, type Layer, MappedDisk } from './mapped-disk.ts';
+import { diskIdentity } from './identity.ts';
+import { closeAll, type Layer, MappedDisk } from './mapped-disk.ts';
 import { type FormatChoice, guessedFormat, statedFormat } from './policy.ts';
 import { resolveReference } from './references.ts';
 import { canUnpackZstd, zstdAdvice } from './unpack.ts';
-import type { DiskHandle, VirtualDisk } from './virtual-disk.ts';
+import type { VirtualDisk } from './virtual-disk.ts';
 
 export interface OpenDiskOptions {
   /** `raw` or `qcow2`; without it the contents tell, see `policy.ts`. */
@@ -47,14 +47,6 @@ export async function openDisk(
       .catch(() => undefined);
     throw error;
   }
-}
-
-/** The same disk in another thread. It closes nothing: what it reads belongs to the disk it was attached to. */
-export function attachDisk(handle: DiskHandle): VirtualDisk {
-  const { name, format, identity } = handle;
-  const map = ExtentMap.fromHandle(handle.map);
-  const units = handle.units.map((unit) => attachUnit(unit));
-  return new MappedDisk({ name, format, identity, map, units, warnings: [], layers: [], owned: [] });
 }
 
 /** One image while its chain is opened. */
@@ -191,7 +183,7 @@ class ChainOpener {
     const data = dataPath === null ? unit : await this.openFile(dataPath, path);
     const { map, warnings, cutTail } = await readQcow2Map(unit, header, data.size);
     this.warnings.push(...warnings);
-    if (header.compression === 'zstd' && map.packed !== null && !canUnpackZstd) {
+    if (header.compression === 'zstd' && map.packed !== null && !canUnpackZstd()) {
       this.warnings.push(`${path}: ${zstdAdvice}`);
     }
     const layer: Layer = { format: 'qcow2', file: unit, data, header, cutTail };

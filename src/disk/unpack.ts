@@ -1,18 +1,27 @@
 /** Compressed clusters of qcow2: deflate without a zlib header and a 4 KiB window, or zstd frames. */
 
-import * as zlib from 'node:zlib';
+import type * as Zlib from 'node:zlib';
 import { DriftmapError, type ErrorContext } from '../base/errors.ts';
 import type { ByteCount } from '../base/units.ts';
 import { viewOf } from './formats/byte-source.ts';
 
 type Unpack = (stored: Uint8Array, cluster: ByteCount) => Uint8Array;
 
-/** Node's own decoder, from 22.15 and 23.8 on; absent from the types of Node 20. */
-const zstdDecompressSync = (
-  zlib as { zstdDecompressSync?: (bytes: Uint8Array, options: object) => Uint8Array }
-).zstdDecompressSync;
+type ZstdDecompress = (bytes: Uint8Array, options: object) => Uint8Array;
 
-export const canUnpackZstd = zstdDecompressSync !== undefined;
+/** Loaded with the first compressed cluster: a worker that meets none starts some milliseconds earlier. */
+function zlib(): typeof Zlib {
+  return process.getBuiltinModule('node:zlib');
+}
+
+/** Node's own decoder, from 22.15 and 23.8 on; absent from the types of Node 20. */
+function zstdDecompressSync(): ZstdDecompress | undefined {
+  return (zlib() as { zstdDecompressSync?: ZstdDecompress }).zstdDecompressSync;
+}
+
+export function canUnpackZstd(): boolean {
+  return zstdDecompressSync() !== undefined;
+}
 
 /** What to tell who has an image with zstd clusters and a Node without the decoder. */
 export const zstdAdvice = `clusters are compressed with zstd, which Node ${process.versions.node} cannot unpack: run driftmap with Node 22.15 or later`;
@@ -28,7 +37,7 @@ export function unpackCluster(
   cluster: ByteCount,
   context: ErrorContext,
 ): Uint8Array {
-  if (kind === 'zstd' && !canUnpackZstd) throw new DriftmapError('unsupported', zstdAdvice, context);
+  if (kind === 'zstd' && !canUnpackZstd()) throw new DriftmapError('unsupported', zstdAdvice, context);
   let bytes: Uint8Array;
   try {
     bytes = (kind === 'zstd' ? unpackZstd : inflate)(stored, cluster);
@@ -44,11 +53,11 @@ export function unpackCluster(
 
 /** A stream that is cut, or that lacks its end mark, gives what it holds; the length tells whether that is all. */
 const inflate: Unpack = (stored, cluster) =>
-  zlib.inflateRawSync(stored, {
+  zlib().inflateRawSync(stored, {
     windowBits: 12,
     chunkSize: Math.max(64, cluster),
     maxOutputLength: cluster,
-    finishFlush: zlib.constants.Z_SYNC_FLUSH,
+    finishFlush: zlib().constants.Z_SYNC_FLUSH,
   });
 
 /** Frames follow one another until a cluster is full; most clusters are one frame. */
@@ -57,7 +66,7 @@ const unpackZstd: Unpack = (stored, cluster) => {
   let length = 0;
   for (let at = 0; length < cluster && at < stored.length; ) {
     const frame = stored.subarray(at, at + zstdFrameLength(stored.subarray(at)));
-    const piece = zstdDecompressSync!(frame, { maxOutputLength: cluster - length });
+    const piece = zstdDecompressSync()!(frame, { maxOutputLength: cluster - length });
     pieces.push(piece);
     length += piece.length;
     at += frame.length;

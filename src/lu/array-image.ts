@@ -9,7 +9,6 @@
  * lies in the bank because a kernel works within one memory; untouched pages of it cost address space only.
  */
 
-import { randomUUID } from 'node:crypto';
 import { assert, DriftmapError } from '../base/errors.ts';
 import {
   KERNEL_SCRATCH_BYTES,
@@ -76,7 +75,13 @@ export function createArrayImage({
     const data = Math.min(bankBytes, size - bank * bankBytes);
     return createSharedMemory(scratchAt(data) + SCRATCH_BYTES, `array image ${label}`);
   });
-  const image = new ArrayImage({ name: label, size, identity: `array:${randomUUID()}`, banks, bankBytes });
+  const image = new ArrayImage({
+    name: label,
+    size,
+    identity: `array:${crypto.randomUUID()}`,
+    banks,
+    bankBytes,
+  });
   if (bytes) image.write(0, bytes);
   return image;
 }

@@ -46,8 +46,8 @@ export class Benches {
       scratch: number,
       digests: number,
     ): Promise<Bench> => {
-      const kernels = await kernelsOver(`${cacheKey} ${slot.index}`, modules, memory, scratch);
-      const signer = compare === 'bytes' ? null : kernels.signer(algorithm, key ?? undefined);
+      const kernels = kernelsOver(`${cacheKey} ${slot.index}`, modules, memory, scratch);
+      const signer = compare === 'bytes' ? null : await kernels.signer(algorithm, key ?? undefined);
       return { kernels, signer, bytes: new Uint8Array(memory.buffer), digests };
     };
     const layout = layOutSlot(slot.pointer, plan.blockSize);

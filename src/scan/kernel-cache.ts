@@ -13,13 +13,13 @@ const cache = new Map<string, Kernels>();
  * @param key the same for the same place in the same memory, whatever object stands for the memory: a memory
  *   that is posted twice is two objects
  */
-export async function kernelsOver(
+export function kernelsOver(
   key: string,
   modules: KernelModules,
   memory: WebAssembly.Memory,
   scratch: number,
-): Promise<Kernels> {
-  const kernels = cache.get(key) ?? (await Kernels.create(modules, memory, scratch));
+): Kernels {
+  const kernels = cache.get(key) ?? new Kernels(modules, memory, scratch);
   cache.delete(key);
   cache.set(key, kernels);
   for (const oldest of cache.keys()) {

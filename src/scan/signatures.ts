@@ -64,8 +64,8 @@ export async function* signatures(
   }
   const { memory, pointer } = new SlotArena(1, slotBytes(blockSize)).slot(0);
   const layout = layOutSlot(pointer, blockSize);
-  const kernels = await Kernels.create(loadKernels(), memory, layout.scratch);
-  const signer = kernels.signer(algorithm, options.key);
+  const kernels = new Kernels(loadKernels(), memory, layout.scratch);
+  const signer = await kernels.signer(algorithm, options.key);
   const bytes = new Uint8Array(memory.buffer);
   const side = new Side(disk);
   const last = blocksTouching(range, blockSize).end;

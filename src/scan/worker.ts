@@ -5,7 +5,7 @@
 
 import { workerData } from 'node:worker_threads';
 import { DriftmapError } from '../base/errors.ts';
-import { attachDisk } from '../disk/open.ts';
+import { attachDisk } from '../disk/attach.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { RangeComparer } from './range-comparer.ts';
 import { RangeReporter } from './reporter.ts';

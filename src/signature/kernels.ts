@@ -10,7 +10,6 @@ import { DriftmapError } from '../base/errors.ts';
 import { KERNEL_SCRATCH_BYTES } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import type { SignatureAlgorithm } from './algorithm.ts';
-import { type LibraryHash, librarySigner, loadLibraries } from './library.ts';
 import { nh128Signer } from './nh128.ts';
 import type { Signer } from './signer.ts';
 
@@ -58,39 +57,34 @@ export class Kernels {
   private readonly modules: KernelModules;
   private readonly memory: WebAssembly.Memory;
   private readonly scratch: number;
-  private readonly libraries: ReadonlyMap<string, LibraryHash>;
   private readonly instances = new Map<KernelName, WebAssembly.Instance>();
   private readonly zero: BlockFunction;
   private readonly differ: DifferFunction;
 
-  private constructor(
-    kernels: KernelModules,
-    memory: WebAssembly.Memory,
-    scratch: number,
-    libraries: ReadonlyMap<string, LibraryHash>,
-  ) {
-    this.modules = kernels;
+  /** @param scratch address of `KERNEL_SCRATCH_BYTES` bytes, a multiple of 64, that nobody else uses. */
+  constructor(modules: KernelModules, memory: WebAssembly.Memory, scratch: number) {
+    this.modules = modules;
     this.memory = memory;
     this.scratch = scratch;
-    this.libraries = libraries;
     const blocks = this.instance('blocks').exports;
     this.zero = blocks.zero as BlockFunction;
     this.differ = blocks.differ as DifferFunction;
   }
 
-  /** @param scratch address of `KERNEL_SCRATCH_BYTES` bytes, a multiple of 64, that nobody else uses. */
-  static async create(kernels: KernelModules, memory: WebAssembly.Memory, scratch: number): Promise<Kernels> {
-    return new Kernels(kernels, memory, scratch, await loadLibraries());
-  }
-
-  /** @throws DriftmapError `argument` when a keyed algorithm has no key of 32 bytes */
-  signer(algorithm: SignatureAlgorithm, key?: Uint8Array): Signer {
+  /**
+   * A promise for the sake of library algorithms, which are loaded when one is first asked for.
+   * @throws DriftmapError `argument` when a keyed algorithm has no key of 32 bytes
+   */
+  async signer(algorithm: SignatureAlgorithm, key?: Uint8Array): Promise<Signer> {
     if (algorithm.name === 'nh128') {
       if (key === undefined) throw new DriftmapError('argument', 'nh128 needs a key of 32 bytes');
       const room = { pointer: this.scratch, bytes: KERNEL_SCRATCH_BYTES };
       return nh128Signer(this.instance('nh'), this.instance('blake3'), this.memory, room, key);
     }
-    if (algorithm.kernel === 'library') return librarySigner(algorithm, this.memory, this.libraries);
+    if (algorithm.kernel === 'library') {
+      const { librarySigner } = await import('./library.ts');
+      return librarySigner(algorithm, this.memory);
+    }
     const hash = this.instance(algorithm.name === 'blake3' ? 'blake3' : 'xxh3').exports.hash as HashFunction;
     const { scratch } = this;
     return {

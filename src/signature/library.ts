@@ -1,4 +1,7 @@
-/** The algorithms that come from libraries: by name, slower, for comparing with other tools. The only importer of hash-wasm. */
+/**
+ * The algorithms that come from libraries: by name, slower, for comparing with other tools. The only importer
+ * of hash-wasm.
+ */
 
 import { createHash } from 'node:crypto';
 import { createCRC32 } from 'hash-wasm';
@@ -7,38 +10,17 @@ import type { SignatureAlgorithm } from './algorithm.ts';
 import type { Signer } from './signer.ts';
 
 /** Digest of some bytes. */
-export type LibraryHash = (bytes: Uint8Array) => Uint8Array;
+type LibraryHash = (bytes: Uint8Array) => Uint8Array;
 
 /** The polynomial of CRC-32C, bits reversed (RFC 3720, appendix B.4). */
 const CASTAGNOLI = 0x82f63b78;
 
-let loaded: Promise<ReadonlyMap<string, LibraryHash>> | undefined;
-
-/** Every library algorithm, ready to be called; made once per thread. */
-export function loadLibraries(): Promise<ReadonlyMap<string, LibraryHash>> {
-  loaded ??= load();
-  return loaded;
-}
-
-async function load(): Promise<ReadonlyMap<string, LibraryHash>> {
-  const crc32c = await createCRC32(CASTAGNOLI);
-  const openssl = (name: string): [string, LibraryHash] => [
-    name,
-    (bytes) => createHash(name).update(bytes).digest(),
-  ];
-  return new Map([
-    ...['sha256', 'sha1', 'md5'].map(openssl),
-    ['crc32c', (bytes) => crc32c.init().update(bytes).digest('binary')],
-  ]);
-}
-
-export function librarySigner(
+/** A signer of blocks in `memory`, one call of the library a block. */
+export async function librarySigner(
   algorithm: SignatureAlgorithm,
   memory: WebAssembly.Memory,
-  libraries: ReadonlyMap<string, LibraryHash>,
-): Signer {
-  const hash = libraries.get(algorithm.name);
-  if (!hash) throw new DriftmapError('internal', `no library has ${algorithm.name}`);
+): Promise<Signer> {
+  const hash = await libraryHash(algorithm.name);
   const bytes = new Uint8Array(memory.buffer);
   return {
     algorithm,
@@ -49,4 +31,19 @@ export function librarySigner(
       }
     },
   };
+}
+
+async function libraryHash(name: string): Promise<LibraryHash> {
+  switch (name) {
+    case 'sha256':
+    case 'sha1':
+    case 'md5':
+      return (bytes) => createHash(name).update(bytes).digest();
+    case 'crc32c': {
+      const crc32c = await createCRC32(CASTAGNOLI);
+      return (bytes) => crc32c.init().update(bytes).digest('binary');
+    }
+    default:
+      throw new DriftmapError('internal', `no library has ${name}`);
+  }
 }

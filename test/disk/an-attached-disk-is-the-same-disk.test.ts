@@ -11,7 +11,8 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { attachDisk, openDisk } from '../../src/disk/open.ts';
+import { attachDisk } from '../../src/disk/attach.ts';
+import { openDisk } from '../../src/disk/open.ts';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
 import { BytesUnit, readAll, temporaryFolder } from './images.ts';
 import { buildQcow2, dataEntry } from './qcow2-builder.ts';

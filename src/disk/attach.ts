@@ -1,0 +1,14 @@
+/** An open disk in another thread. Apart from `open.ts`, so that a worker loads no parser. */
+
+import { attachUnit } from '../lu/attach.ts';
+import { ExtentMap } from '../mapping/extent-map.ts';
+import { MappedDisk } from './mapped-disk.ts';
+import type { DiskHandle, VirtualDisk } from './virtual-disk.ts';
+
+/** The same disk in another thread. It closes nothing: what it reads belongs to the disk it was attached to. */
+export function attachDisk(handle: DiskHandle): VirtualDisk {
+  const { name, format, identity } = handle;
+  const map = ExtentMap.fromHandle(handle.map);
+  const units = handle.units.map((unit) => attachUnit(unit));
+  return new MappedDisk({ name, format, identity, map, units, warnings: [], layers: [], owned: [] });
+}
