@@ -30,6 +30,8 @@ const DIGEST_BYTES = 64 * KiB;
 const SLOT_BYTES = KERNEL_SCRATCH_BYTES + DIGEST_BYTES;
 const SCRATCH_BYTES = MAX_WORKERS * SLOT_BYTES;
 const GAP = 8 * KiB;
+/** Banks begin where pages of a file would. */
+const BANK_GRANULE = 4 * KiB;
 /** Data of one bank. */
 export const BANK_BYTES: ByteCount = alignDown(
   MAX_MEMORY_BYTES - SCRATCH_BYTES - GAP - DATA_AT,
@@ -42,7 +44,7 @@ export interface ArrayImageOptions {
   readonly name?: string;
   /** First contents, from offset 0; zeros elsewhere. */
   readonly bytes?: Uint8Array;
-  /** Data of one bank: a multiple of 16 MiB. For tests of many banks. */
+  /** Data of one bank, a multiple of 4 KiB; blocks that cross a bank's edge are gathered. For tests of many banks. */
   readonly bankBytes?: ByteCount;
 }
 
@@ -63,11 +65,9 @@ export function createArrayImage({
   if (!Number.isSafeInteger(size) || size < 0 || size > MAX_DISK_SIZE) {
     throw new DriftmapError('argument', `expected a size in bytes, got ${size}`);
   }
-  if (bankBytes % MAX_BLOCK_SIZE !== 0 || bankBytes <= 0 || bankBytes > BANK_BYTES) {
-    throw new DriftmapError(
-      'argument',
-      `expected banks of a multiple of 16 MiB up to ${BANK_BYTES} bytes, got ${bankBytes}`,
-    );
+  if (!(bankBytes > 0 && bankBytes <= BANK_BYTES && bankBytes % BANK_GRANULE === 0)) {
+    const reason = `expected banks of a multiple of ${BANK_GRANULE} bytes up to ${BANK_BYTES}, got ${bankBytes}`;
+    throw new DriftmapError('argument', reason);
   }
   const label = name === undefined ? '<array image>' : name;
   const count = Math.max(1, Math.ceil(size / bankBytes));

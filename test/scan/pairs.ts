@@ -76,7 +76,7 @@ export async function diskOf(
   const image = createArrayImage({
     size: bytes.length,
     name,
-    ...(medium === 'banks' ? { bankBytes: 16 * 2 ** 20 } : {}),
+    ...(medium === 'banks' ? { bankBytes: 100 * 4096 } : {}),
   });
   await image.write(0, bytes);
   return openDisk(image, { format: 'raw' });
