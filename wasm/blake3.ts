@@ -1,4 +1,4 @@
-// asc: -O3
+// asc: -O0
 /**
  * BLAKE3 of many blocks, eight lanes at a time: two groups of four lanes whose instructions alternate, which
  * hides latency that one group cannot (KERNELS §8). Source: "BLAKE3, one function, fast everywhere" (O'Connor,
@@ -9,8 +9,9 @@
  *   - eight blocks at a time, a lane each, all walking the same tree (`hashLanes`). Chaining values stay
  *     "by lanes": word i of all eight lanes in 32 bytes at 32 · i. A parent's message is then just its two
  *     children, one after the other; nothing is transposed but the data itself.
- *   - fewer than eight blocks, but large ones: eight chunks of one block at a time (`hashOne`), then its
- *     tree level by level, eight parents at a time.
+ *   - fewer than eight blocks, but large ones: where a block is eight equal trees, as every power of two from
+ *     8 KiB on, an eighth of it in each lane, in the same way (`hashEighths`); else eight chunks of it at a
+ *     time, then its tree level by level, eight parents at a time (`hashOne`).
  *
  * Nothing is kept between calls, there is no static data, and nothing outside the blocks is read: lanes that
  * have no block of their own repeat the first lane's.
@@ -213,31 +214,51 @@ function setLanes(pointer: usize, stride: u32, count: u32, scratch: usize): void
   }
 }
 
-/** Up to eight blocks, a lane each. */
-function hashLanes(pointer: usize, length: u32, count: u32, out: usize, flags: u32, scratch: usize): void {
-  setLanes(pointer, length, count, scratch);
-  const result = scratch + RESULT;
-  const chunks = max<u32>((length + CHUNK - 1) / CHUNK, 1);
+/**
+ * The tree over `chunks` chunks of every lane, of which the last has `lastLength` bytes, by lanes at STACK. Counters
+ * begin at `counter0` and `counter1`. With `root` the trees are whole blocks; else they are parts of one, and
+ * `chunks` is a power of two.
+ */
+function walk(chunks: u32, lastLength: u32, counter0: v128, counter1: v128, flags: u32, root: bool, scratch: usize): void {
   let top = scratch + STACK;
   for (let index: u32 = 0; index < chunks; index++) {
-    const offset = index * CHUNK;
     const last = index + 1 == chunks;
-    const counter = i32x4.splat(index);
-    chunk(offset, last ? length - offset : CHUNK, counter, counter, flags, chunks == 1 ? ROOT : 0, scratch);
+    const step = i32x4.splat(index);
+    const length = last ? lastLength : CHUNK;
+    const endFlags = root && chunks == 1 ? ROOT : 0;
+    chunk(index * CHUNK, length, i32x4.add(counter0, step), i32x4.add(counter1, step), flags, endFlags, scratch);
     // Each trailing one of the index is a finished left sibling (section 5.1.2); after the last chunk all are.
     let merges = last ? <u32>((top - scratch - STACK) >> 8) : <u32>ctz<u32>(~index);
-    memory.copy(top, result, 256);
+    memory.copy(top, scratch + RESULT, 256);
     while (merges--) {
       top -= 256;
-      const root = last && merges == 0;
-      parent(top, flags | (root ? ROOT : 0), top, scratch);
+      parent(top, flags | (root && last && merges == 0 ? ROOT : 0), top, scratch);
     }
     top += 256;
   }
+}
+
+/** Up to eight blocks, a lane each. */
+function hashLanes(pointer: usize, length: u32, count: u32, out: usize, flags: u32, scratch: usize): void {
+  setLanes(pointer, length, count, scratch);
+  const chunks = max<u32>((length + CHUNK - 1) / CHUNK, 1);
+  const zero = i32x4.splat(0);
+  walk(chunks, length - (chunks - 1) * CHUNK, zero, zero, flags, true, scratch);
   storeRows(scratch + STACK, out, count, scratch);
 }
 
-/** One large block: eight chunks at a time, then its tree, level by level; an odd node goes up as it is. */
+/** One block of eight times a power of two chunks: an eighth of it in each lane. */
+function hashEighths(pointer: usize, length: u32, out: usize, flags: u32, scratch: usize): void {
+  const chunks = length / CHUNK / LANES;
+  setLanes(pointer, chunks * CHUNK, LANES, scratch);
+  const counter0 = i32x4.mul(i32x4(0, 1, 2, 3), i32x4.splat(chunks));
+  const counter1 = i32x4.mul(i32x4(4, 5, 6, 7), i32x4.splat(chunks));
+  walk(chunks, CHUNK, counter0, counter1, flags, false, scratch);
+  storeRows(scratch + STACK, scratch + NODES, LANES, scratch);
+  mergeLevels(scratch + NODES, LANES, out, flags, scratch);
+}
+
+/** One block of any length: eight chunks at a time, then its tree, level by level; an odd node goes up as it is. */
 function hashOne(pointer: usize, length: u32, out: usize, flags: u32, scratch: usize): void {
   const chunks = (length + CHUNK - 1) / CHUNK;
   const whole = length / CHUNK;
@@ -282,7 +303,10 @@ function hashAll(pointer: usize, length: u32, count: u32, out: usize, flags: u32
   while (count) {
     // A lone block fills the lanes with its own chunks, if it has more of them than there are blocks.
     if (count < LANES && length > count * CHUNK) {
-      hashOne(pointer, length, out, flags, scratch);
+      const eighth = length / LANES;
+      const even = eighth >= CHUNK && popcnt(eighth) == 1 && eighth * LANES == length;
+      if (even) hashEighths(pointer, length, out, flags, scratch);
+      else hashOne(pointer, length, out, flags, scratch);
       pointer += length;
       out += 32;
       count--;

@@ -220,7 +220,7 @@ export function clip(extent: Extent, from: ByteOffset, to: ByteOffset): Extent {
  * merged again; two clusters never are.
  *
  * Extents gather in pieces of bounded size that never move, and are copied once, by `finish`: at the peak
- * there are the finished arrays and what the collector has not yet taken back of the pieces.
+ * there are the pieces and the finished arrays, 40 bytes an extent.
  */
 export class ExtentMapBuilder {
   private readonly most: number;
@@ -263,7 +263,7 @@ export class ExtentMapBuilder {
    */
   append(extent: Extent): void {
     const { offset, length, kind, place, depth } = extent;
-    this.checkRun(extent);
+    if (this.spent || offset !== this.end || !isRun(extent)) throw refusal(extent, this.end, this.spent);
     if (length === 0) return;
     const unit = place < 0 ? 0 : extent.unit;
     checkTagFields(extent, unit);
@@ -289,41 +289,18 @@ export class ExtentMapBuilder {
     this.pieces = [];
     this.piece = newPiece(0);
     const starts = new Float64Array(new SharedArrayBuffer(8 * (count + 1)));
-    starts[count] = this.end;
     gather(starts.subarray(0, count), pieces, 1, (piece) => piece.starts);
+    starts[count] = this.end;
     const places = new Float64Array(new SharedArrayBuffer(8 * count));
     gather(places, pieces, 1, (piece) => piece.places);
-    const tags = new Uint32Array(new SharedArrayBuffer(4 * count));
-    gather(tags, pieces, 1, (piece) => piece.tags);
     let packed: Uint32Array | null = null;
     if (pieces.some((piece) => piece.packed !== null)) {
       packed = new Uint32Array(new SharedArrayBuffer(8 * count));
       gather(packed, pieces, 2, (piece) => piece.packed);
     }
+    const tags = new Uint32Array(new SharedArrayBuffer(4 * count));
+    gather(tags, pieces, 1, (piece) => piece.tags);
     return ExtentMap.fromHandle({ starts, places, tags, packed });
-  }
-
-  private checkRun({ offset, length, kind, place }: Extent): void {
-    assert(!this.spent, 'nothing is appended after finish');
-    assert(offset === this.end, `expected an extent at ${this.end}, got one at ${offset}`, {
-      offset,
-      length,
-    });
-    assert(Number.isInteger(length) && length >= 0, `expected a length in bytes, got ${length}`, { offset });
-    if (offset + length > MAX_DISK_SIZE)
-      throw new DriftmapError('limit', 'expected a disk of at most 2^53−1 bytes', { offset, length });
-    assert(Number.isInteger(place) && place >= NOWHERE, `expected a place in bytes or −1, got ${place}`, {
-      offset,
-    });
-    if (place + length > MAX_DISK_SIZE) {
-      const reason = `expected a place below 2^53−1 bytes, got ${place}`;
-      throw new DriftmapError('limit', reason, { offset, length });
-    }
-    const placed = place !== NOWHERE;
-    assert(placed ? kind !== Kind.unallocated : isZero(kind), 'the kind says whether there is a place', {
-      offset,
-      length,
-    });
   }
 
   /** Whether an extent that begins here only makes the last one longer. */
@@ -406,35 +383,63 @@ function gather<A extends Float64Array | Uint32Array>(
   }
 }
 
+// What an append checks is small enough to be compiled into it; the words for a refusal are found afterwards.
+
+/** Whether length and place are numbers of bytes that end within 2^53−1, and the place suits the kind. */
+function isRun({ offset, length, kind, place }: Extent): boolean {
+  if (!isWhole(length) || offset + length > MAX_DISK_SIZE || place + length > MAX_DISK_SIZE) return false;
+  return place === NOWHERE ? isZero(kind) : isWhole(place) && kind !== Kind.unallocated;
+}
+
+/** What is wrong with an extent that was not appended. */
+function refusal({ offset, length, kind, place }: Extent, end: ByteOffset, spent: boolean): DriftmapError {
+  const at = { offset, length, operation: 'build extent map' };
+  const bug = (reason: string) => new DriftmapError('internal', reason, at);
+  if (spent) return bug('expected a builder that is not finished yet');
+  if (offset !== end) return bug(`expected an extent at ${end}, got one at ${offset}`);
+  if (!isWhole(length)) return bug(`expected a length in bytes, got ${length}`);
+  if (offset + length > MAX_DISK_SIZE)
+    return new DriftmapError('limit', 'expected a disk of at most 2^53−1 bytes', at);
+  if (place + length > MAX_DISK_SIZE) {
+    const reason = `expected data that ends at 2^53−1 or before, got a place of ${place}`;
+    return new DriftmapError('limit', reason, at);
+  }
+  if (place === NOWHERE) return bug(`expected a place for an extent of kind ${kind}, got none`);
+  return bug(`expected a place in bytes, or −1 for unallocated and zero, got ${place} of kind ${kind}`);
+}
+
 function checkTagFields({ offset, length, depth }: Extent, unit: number): void {
-  const fits = (value: number) => Number.isInteger(value) && value >= 0 && value <= TWELVE_BITS;
-  if (fits(unit) && fits(depth)) return;
+  if (isTagField(unit) && isTagField(depth)) return;
   const reason = `expected a unit and a depth of at most ${TWELVE_BITS}, got ${unit} and ${depth}`;
   throw new DriftmapError('limit', reason, { offset, length });
 }
 
+function isTagField(value: number): boolean {
+  return isWhole(value) && value <= TWELVE_BITS;
+}
+
 /** Checks what a compressed extent says of its cluster; returns the binary logarithm of the cluster's size. */
 function checkPacked({ offset, length, stored, cluster, skip }: Extent): number {
-  const context = { offset, length };
-  assert(
-    stored !== undefined && cluster !== undefined && skip !== undefined,
-    'a compressed extent says how it is stored',
-    context,
-  );
-  assert(isUint32(stored) && stored > 0, `expected 1 to 2^32−1 stored bytes, got ${stored}`, context);
-  assert(
-    isUint32(cluster) && isPowerOfTwo(cluster),
-    `expected a cluster size that is a power of two, got ${cluster}`,
-    context,
-  );
-  assert(
-    isUint32(skip) && skip + length <= cluster,
-    `expected a part of one cluster of ${cluster} bytes, skipping ${skip}`,
-    context,
-  );
+  const valid =
+    isUint32(stored) &&
+    stored > 0 &&
+    isUint32(cluster) &&
+    isPowerOfTwo(cluster) &&
+    isUint32(skip) &&
+    skip + length <= cluster;
+  if (!valid) {
+    const got = `${stored} stored bytes of a cluster of ${cluster}, skipping ${skip}`;
+    const reason = `expected a part of one compressed cluster whose size is a power of two, got ${got}`;
+    throw new DriftmapError('internal', reason, { offset, length });
+  }
   return 31 - Math.clz32(cluster);
 }
 
-function isUint32(value: number): boolean {
-  return Number.isInteger(value) && value >= 0 && value <= 0xffffffff;
+function isUint32(value: number | undefined): value is number {
+  return value !== undefined && isWhole(value) && value <= 0xffffffff;
+}
+
+/** A whole number from 0 on. */
+function isWhole(value: number): boolean {
+  return value >= 0 && Math.floor(value) === value;
 }
