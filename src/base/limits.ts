@@ -79,3 +79,23 @@ export const HOLE_WINDOW = 32 * MiB;
 
 /** Memories whose kernels a worker keeps: both sides of a few pairs of array images; each holds address space. */
 export const MAX_CACHED_KERNELS = 16;
+
+/** Entries of a GUID partition table: 128 entries take 16 KiB, and nobody has made a table of this size. */
+export const GPT_MAX_TABLE_BYTES = 1 * MiB;
+/** Logical partitions of an MBR: Linux names at most 256 partitions of a disk. */
+export const MBR_MAX_LOGICAL = 256;
+
+/** Text of one LVM2 metadata copy: groups of ten thousand volumes take 8 MiB; the areas themselves are 1 MiB by default. */
+export const LVM_MAX_METADATA_BYTES = 16 * MiB;
+/** Values and sections in it: what those ten thousand volumes need, three times over; they cost 200 bytes each. */
+export const LVM_MAX_METADATA_NODES = 500_000;
+/** Nesting in it: LVM's own has five levels. */
+export const LVM_MAX_METADATA_DEPTH = 16;
+/** Metadata areas of one physical volume: LVM makes two at most. */
+export const LVM_MAX_AREAS = 8;
+/** Distinct metadata texts among the units of one listing: each is parsed. */
+export const LVM_MAX_METADATA_COPIES = 64;
+/** Volumes that lie on volumes: a thin volume with an external origin on a pool has four levels. */
+export const LVM_MAX_VOLUME_DEPTH = 16;
+/** Levels of one B-tree of a thin pool: a tree over 2^64 keys whose nodes are a third full has ten. */
+export const THIN_MAX_TREE_DEPTH = 16;

@@ -16,7 +16,7 @@ import { DriftmapError } from '../base/errors.ts';
 import { MAX_DRIFT_BYTES, MAX_DRIFT_HEADER_BYTES, MAX_IDENTITY_BYTES } from '../base/limits.ts';
 import type { BlockCount, ByteOffset } from '../base/units.ts';
 import { blockCount } from '../base/units.ts';
-import { readBounded, writeAtomically } from '../codec/atomic-file.ts';
+import { readBounded, readStart, writeAtomically } from '../codec/atomic-file.ts';
 import { checksum } from '../codec/checksum.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import {
@@ -42,9 +42,26 @@ const Section = { marks: 1, coverage: 2 } as const;
 const SECTION_HEAD = 16;
 const CHECKSUM_AT = 12;
 
-/** Writes a bitmap to a file, durably, whole or not at all. Errors as `writeAtomically`; `limit` as `encodeBitmap`. */
+/**
+ * Writes a bitmap to a file, durably, whole or not at all, and over nothing but an older bitmap. Errors as
+ * `writeAtomically`, `checkReplaceable` and `encodeBitmap`.
+ */
 export function saveBitmap(bitmap: SyncBitmap, path: string): void {
+  checkReplaceable(path);
   writeAtomically(path, encodeBitmap(bitmap, path));
+}
+
+/**
+ * Whether a bitmap may be written there: the path is free, or holds a bitmap or nothing. A disk image named by
+ * mistake (`--bitmap vm.qcow2`) must not be replaced.
+ * @throws DriftmapError `policy`, and what reading the file throws
+ */
+export function checkReplaceable(path: string): void {
+  const start = readStart(path, format.magic.length);
+  if (start === null || start.length === 0) return;
+  if (start.length === format.magic.length && format.magic.every((byte, i) => start[i] === byte)) return;
+  const reason = 'is there and is no bitmap: it is not overwritten; name another file, or remove it first';
+  throw new DriftmapError('policy', reason, { path });
 }
 
 /** Reads a file that `saveBitmap` wrote. Errors as `readBounded` and `decodeBitmap`, with the path. */

@@ -1,6 +1,6 @@
 /** `driftmap scan PRODUCTION REPLICA` */
 
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, constants } from 'node:fs';
 import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
@@ -83,7 +83,7 @@ ${explainExits}`,
 }
 
 async function runScan(production: string, replica: string, options: ScanCommandOptions): Promise<void> {
-  if (options.bitmap) checkWritable(options.bitmap);
+  if (options.bitmap) await checkWritable(options.bitmap);
   const earlier = { within: await loadEarlier(options.within), resume: await loadEarlier(options.resume) };
   // Threads start while the disks are opened.
   const { createScanner } = await import('../scan/scan.ts');
@@ -179,19 +179,12 @@ function messageOf(cause: unknown): string {
 }
 
 /** An hour's scan must not end with "no such directory". */
-function checkWritable(file: string): void {
-  const folder = dirname(file);
+async function checkWritable(file: string): Promise<void> {
+  const { checkReplaceable } = await import('../bitmap/drift-file.ts');
+  checkReplaceable(file);
   try {
-    if (statSync(file, { throwIfNoEntry: false })?.isDirectory()) {
-      throw new DriftmapError('argument', 'expected a file to write the bitmap to, got a directory', {
-        path: file,
-      });
-    }
-    accessSync(folder, constants.W_OK);
+    accessSync(dirname(file), constants.W_OK);
   } catch (cause) {
-    throw systemError(cause, {
-      path: cause instanceof DriftmapError ? file : folder,
-      operation: 'writing the bitmap',
-    });
+    throw systemError(cause, { path: dirname(file), operation: 'writing the bitmap' });
   }
 }

@@ -134,3 +134,26 @@ function removeQuietly(path: string): void {
     // Renamed already, or the folder is gone.
   }
 }
+
+/**
+ * The first `count` bytes of a file, fewer where it is shorter; null where there is no file. For telling, before
+ * a file is replaced, what is in it.
+ */
+export function readStart(path: string, count: ByteCount): Uint8Array | null {
+  let file: number;
+  try {
+    file = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+  } catch (cause) {
+    const error = systemError(cause, { path, operation: 'read' });
+    if (error.kind === 'not-found') return null;
+    throw error;
+  }
+  try {
+    const bytes = new Uint8Array(count);
+    return bytes.subarray(0, readSync(file, bytes, 0, count, 0));
+  } catch (cause) {
+    throw systemError(cause, { path, operation: 'read' });
+  } finally {
+    closeSync(file);
+  }
+}

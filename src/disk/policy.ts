@@ -59,7 +59,7 @@ export async function guessedFormat(unit: LogicalUnit, name: string): Promise<Fo
   const file = unit.handle();
   const named = file.kind === 'file' && file.sparse && qcow2Names.includes(extension);
   if (named) return { format: 'qcow2', trusted: true, warnings: [] };
-  const warning = `${name}: the format qcow2 was guessed from contents that a guest can write; say --production-format/--replica-format qcow2, or raw to compare its bytes as they are`;
+  const warning = `${name}: the format qcow2 was guessed from contents that a guest can write; state the format qcow2 (--production-format, --replica-format, --format), or raw to take its bytes as they are`;
   return { format: 'qcow2', trusted: false, warnings: [warning] };
 }
 
@@ -69,7 +69,7 @@ async function guessedRaw(unit: LogicalUnit, name: string, extension: string): P
   const footer = detectFooter(await readPart(unit, unit.size - FOOTER_BYTES, FOOTER_BYTES));
   if (footer.format === 'raw') return raw;
   if (footerNames[extension] === footer.format) throw unsupported(footer.title, name);
-  const warning = `${name}: read as a raw disk, though its last sector looks like the footer of ${footer.title}; say --production-format/--replica-format raw if it is one`;
+  const warning = `${name}: read as a raw disk, though its last sector looks like the footer of ${footer.title}; state the format raw (--production-format, --replica-format, --format) if it is one`;
   return { ...raw, warnings: [warning] };
 }
 
@@ -81,6 +81,6 @@ async function readPart(unit: LogicalUnit, offset: number, most: number): Promis
 }
 
 function unsupported(title: Detected['title'], path: string): DriftmapError {
-  const reason = `driftmap does not read ${title}: convert it (qemu-img convert -O qcow2), or say --production-format/--replica-format raw to compare its bytes as they are`;
+  const reason = `driftmap does not read ${title}: convert it (qemu-img convert -O qcow2), or state the format raw (--production-format, --replica-format, --format) to take its bytes as they are`;
   return new DriftmapError('unsupported', reason, { path });
 }

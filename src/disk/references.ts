@@ -30,7 +30,7 @@ export function resolveReference(what: 'backing file' | 'data file', name: strin
     });
   if (!from.trusted) {
     const advice =
-      'say --production-format or --replica-format (or format: in the library) if it is a qcow2 image';
+      'state the format (--production-format, --replica-format, --format) if it is a qcow2 image';
     throw refuse('and its format was guessed from contents that a guest can write', advice);
   }
   if (from.folder === null) throw refuse('and it lies in no folder to look in', 'open it by its path');

@@ -8,6 +8,7 @@ import { DiskReader } from '../disk/reader.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { ArrayImage } from '../lu/array-image.ts';
 import type { Completion } from '../lu/logical-unit.ts';
+import { Cursor } from '../mapping/cursor.ts';
 import { Kind } from '../mapping/extent-map.ts';
 
 /** Bytes that need no reading: a place in the shared memory of an array image. */
@@ -23,10 +24,12 @@ export class Side {
   /** Per unit: itself where it is an array image. */
   readonly images: readonly (ArrayImage | null)[];
   private readonly hasImages: boolean;
+  private readonly cursor: Cursor;
 
   constructor(disk: VirtualDisk) {
     this.disk = disk;
     this.reader = new DiskReader(disk);
+    this.cursor = new Cursor(disk.map);
     this.images = disk.units.map((unit) => (unit instanceof ArrayImage ? unit : null));
     this.hasImages = this.images.some((image) => image !== null);
   }
@@ -62,7 +65,7 @@ export class Side {
   inPlace(offset: ByteOffset, length: ByteCount): InPlace | null {
     if (!this.hasImages || offset + length > this.disk.size) return null;
     const { map } = this.disk;
-    const index = map.indexAt(offset);
+    const index = this.cursor.seek(offset);
     if (map.kindOf(index) !== Kind.data || map.endOf(index) < offset + length) return null;
     const image = this.images[map.unitOf(index)];
     if (!image) return null;

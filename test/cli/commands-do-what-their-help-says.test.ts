@@ -1,8 +1,10 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sparseFile } from '../scan/pairs.ts';
+import { root } from '../tools.ts';
 import { driftmap, driftmapStopped } from './command.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'driftmap-cli-'));
@@ -200,6 +202,28 @@ describe('trouble', () => {
     expect(stderr).toMatch(/^driftmap: /);
     expect(stderr.trim().split('\n').length).toBeLessThanOrEqual(2);
     expect(stderr).not.toMatch(/\n\s+at /);
+  });
+
+  it('is a bitmap path that holds something else, which is kept', () => {
+    writeFileSync(path('precious'), 'not a bitmap');
+    for (const args of [
+      ['scan', path('a.raw'), path('b.raw'), '--bitmap', path('precious')],
+      ['bitmap', 'or', path('ab.drift'), path('ab.drift'), '-o', path('precious')],
+    ]) {
+      const { status, stderr } = driftmap(args);
+      expect(status).toBe(2);
+      expect(stderr).toMatch(/precious: is there and is no bitmap/);
+      expect(readFileSync(path('precious'), 'utf8')).toBe('not a bitmap');
+    }
+  });
+
+  it('is a full disk under the output', () => {
+    const { status } = spawnSync(
+      'sh',
+      ['-c', `"${process.execPath}" dist/cli/main.js map "${path('a.raw')}" > /dev/full`],
+      { cwd: root },
+    );
+    expect(status).toBe(2);
   });
 
   it('shows the stack only when asked', () => {

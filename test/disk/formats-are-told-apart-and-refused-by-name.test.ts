@@ -95,7 +95,9 @@ describe('a guess of qcow2', () => {
     const disk = await openDisk(file(name, cluster));
     expect(disk.format).toBe('qcow2');
     expect(disk.warnings).toHaveLength(1);
-    expect(disk.warnings[0]).toMatch(/guessed from contents that a guest can write; say --production-format/);
+    expect(disk.warnings[0]).toMatch(
+      /guessed from contents that a guest can write; state the format qcow2 .--production-format/,
+    );
     await disk.close();
     const stated = await openDisk(join(folder, name), { format: 'qcow2' });
     expect(stated.warnings).toEqual([]);

@@ -40,6 +40,11 @@ export function uint64(view: DataView, at: number): number {
   return view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
 }
 
+/** The same for a little-endian number. */
+export function littleUint64(view: DataView, at: number): number {
+  return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
+}
+
 /**
  * A name that stands in an image: bytes without a terminator. What is not UTF-8 or holds a zero byte names no
  * file or format of ours, and a decoder that patched it up could name another one.
