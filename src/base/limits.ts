@@ -28,7 +28,7 @@ export const MAX_UNITS = 4096;
 /** Extents of one map: ten million take 200 MB; five times that is a map nobody could use. */
 export const MAX_EXTENTS = 50_000_000;
 
-/** One slot of kernel scratch: chaining values of one 16 MiB block and the digests of one piece. */
+/** One slot of kernel scratch: nh128 over one 16 MiB block needs 640 KiB of it; the rest is room to change. */
 export const KERNEL_SCRATCH_BYTES = 1 * MiB;
 
 /** L1 table of a qcow2 image: QEMU's cap (QCOW_MAX_L1_SIZE); it reaches 2 PiB with 64 KiB clusters. */

@@ -52,7 +52,7 @@ const DIGESTS_AT = RECORDS_AT + BATCH * RECORD;
 const WORK_AT = DIGESTS_AT + BATCH * 32;
 
 /** More than BLAKE3 uses for inputs this short (see `wasm/blake3.ts`); to wipe all the room would touch pages that nobody uses. */
-const SHORT_BLAKE3_SCRATCH = 64 * KiB;
+const SHORT_BLAKE3_SCRATCH = 8 * KiB;
 
 /** What `nh128Signer` needs at least: the outputs of the first level over the largest block are 512 KiB. */
 export const NH128_SCRATCH_BYTES = 640 * KiB;
