@@ -87,8 +87,8 @@ export const MBR_MAX_LOGICAL = 256;
 
 /** Text of one LVM2 metadata copy: groups of ten thousand volumes take 8 MiB; the areas themselves are 1 MiB by default. */
 export const LVM_MAX_METADATA_BYTES = 16 * MiB;
-/** Values and sections in it: what those ten thousand volumes need, three times over; they cost 200 bytes each. */
-export const LVM_MAX_METADATA_NODES = 500_000;
+/** Values and sections in it: more than those ten thousand volumes have; each costs up to 300 bytes of memory. */
+export const LVM_MAX_METADATA_NODES = 300_000;
 /** Nesting in it: LVM's own has five levels. */
 export const LVM_MAX_METADATA_DEPTH = 16;
 /** Metadata areas of one physical volume: LVM makes two at most. */
@@ -99,3 +99,6 @@ export const LVM_MAX_METADATA_COPIES = 64;
 export const LVM_MAX_VOLUME_DEPTH = 16;
 /** Levels of one B-tree of a thin pool: a tree over 2^64 keys whose nodes are a third full has ten. */
 export const THIN_MAX_TREE_DEPTH = 16;
+
+/** Steps of an address: a partition in a volume in a partition in an image is four. */
+export const MAX_ADDRESS_STEPS = 16;

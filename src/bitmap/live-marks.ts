@@ -28,6 +28,7 @@ import {
   MIN_BLOCK_SIZE,
   MIN_LIVE_MARKS_BYTES,
 } from '../base/limits.ts';
+import { checkWithin } from '../base/ranges.ts';
 import type { BlockCount, ByteCount, ByteOffset } from '../base/units.ts';
 import { blockCount, blocksTouching } from '../base/units.ts';
 import { EMPTY, FULL, maskOf, NODE_SLOTS, PAGE_WORDS, spanOf, topLevel, wordsAt } from './bit-tree.ts';
@@ -108,18 +109,7 @@ export class LiveMarks {
    * write is acknowledged. A range that does not lie within the disk is an `argument` error and marks nothing.
    */
   markDirty(offset: ByteOffset, length: ByteCount): void {
-    const inside =
-      Number.isSafeInteger(offset) &&
-      Number.isSafeInteger(length) &&
-      offset >= 0 &&
-      length >= 0 &&
-      offset + length <= this.size;
-    if (!inside) {
-      throw new DriftmapError('argument', `expected a write within the disk's ${this.size} bytes`, {
-        offset,
-        length,
-      });
-    }
+    checkWithin({ offset, length }, this.size, "the disk's", { operation: 'mark dirty' });
     if (length === 0) return;
     const { start, end } = blocksTouching({ offset, length }, this.blockSize);
     this.mark(ROOT_AT, this.top, 0, start, end);

@@ -24,6 +24,7 @@
 
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_BLOCK_SIZE, MAX_DISK_SIZE, MAX_IDENTITY_BYTES, MIN_BLOCK_SIZE } from '../base/limits.ts';
+import { checkWithin } from '../base/ranges.ts';
 import {
   type BlockCount,
   type BlockIndex,
@@ -96,14 +97,7 @@ export class SyncBitmap {
 
   /** Marks every block that the bytes touch. */
   markRange(range: ByteRange): void {
-    const { offset, length } = range;
-    const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
-    if (!whole || offset + length > this.size) {
-      throw new DriftmapError('argument', `expected a range within the disk's ${this.size} bytes`, {
-        offset,
-        length,
-      });
-    }
+    checkWithin(range, this.size, "the disk's");
     this.marks.setRun(blocksTouching(range, this.blockSize));
   }
 

@@ -3,12 +3,22 @@
 import { attachUnit } from '../lu/attach.ts';
 import { ExtentMap } from '../mapping/extent-map.ts';
 import { MappedDisk } from './mapped-disk.ts';
+import { type ViewHandle, ViewUnit } from './view-unit.ts';
 import type { DiskHandle, VirtualDisk } from './virtual-disk.ts';
 
 /** The same disk in another thread. It closes nothing: what it reads belongs to the disk it was attached to. */
 export function attachDisk(handle: DiskHandle): VirtualDisk {
   const { name, format, identity } = handle;
   const map = ExtentMap.fromHandle(handle.map);
-  const units = handle.units.map((unit) => attachUnit(unit));
+  const units = handle.units.map((unit) => (unit.kind === 'view' ? attachView(unit) : attachUnit(unit)));
   return new MappedDisk({ name, format, identity, map, units, warnings: [], layers: [], owned: [] });
+}
+
+function attachView({ name, identity, map, units }: ViewHandle): ViewUnit {
+  return new ViewUnit({
+    name,
+    identity,
+    map: ExtentMap.fromHandle(map),
+    units: units.map((unit) => attachUnit(unit)),
+  });
 }

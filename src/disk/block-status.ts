@@ -43,14 +43,14 @@ export interface BlockStatus {
  * @throws DriftmapError `argument` for a disk that `openDisk` has not opened
  */
 export async function* blockStatus(disk: VirtualDisk): AsyncGenerator<BlockStatus, undefined> {
-  if (!(disk instanceof MappedDisk) || disk.layers.length === 0) {
-    throw new DriftmapError('argument', 'expected a disk that was opened, not attached', { path: disk.name });
+  if (!(disk instanceof MappedDisk)) {
+    throw new DriftmapError('argument', 'expected a disk that openDisk has opened', { path: disk.name });
   }
   const layers: LayerStatus[] = [];
   for (const layer of disk.layers) layers.push(await layerStatus(layer));
   let last: BlockStatus | undefined;
   for (const extent of disk.map.extents()) {
-    for await (const next of statuses(extent, layers[extent.depth]!)) {
+    for await (const next of statuses(extent, layers[extent.depth] ?? null)) {
       if (last === undefined) {
         last = next;
       } else if (continues(last, next)) {
@@ -74,10 +74,11 @@ function continues(last: BlockStatus, next: BlockStatus): boolean {
 
 async function* statuses(
   { offset: start, length, kind, depth, unit, place }: Extent,
-  { layer, preallocated, allocated }: LayerStatus,
+  status: LayerStatus | null,
 ): AsyncGenerator<BlockStatus, undefined> {
   const base = { depth, unit };
-  if (kind === Kind.data && (layer.format === 'raw' || preallocated)) {
+  const { layer, preallocated, allocated } = status ?? plainLayer;
+  if (layer !== null && kind === Kind.data && (layer.format === 'raw' || preallocated)) {
     for await (const part of unitExtents(layer.data, { offset: place, length })) {
       const zero = part.kind !== 'data';
       const data = !zero || layer.format !== 'raw';
@@ -116,11 +117,14 @@ async function* unitExtents(unit: LogicalUnit, range: ByteRange): AsyncGenerator
 
 /** What the map does not say of a layer. */
 interface LayerStatus {
-  readonly layer: Layer;
+  /** Null where the map is all that there is to say. */
+  readonly layer: Layer | null;
   readonly preallocated: boolean;
   /** Its own map with storage that reads as zeros shown; null where that says nothing new. */
   readonly allocated: ExtentMap | null;
 }
+
+const plainLayer: LayerStatus = { layer: null, preallocated: false, allocated: null };
 
 async function layerStatus(layer: Layer): Promise<LayerStatus> {
   const { header, file, data, cutTail } = layer;

@@ -1,10 +1,11 @@
 /** A virtual disk as a map over open units: what `openDisk` makes of every format, and workers of a handle. */
 
 import type { ByteCount, ByteOffset } from '../base/units.ts';
-import type { Completion, LogicalUnit } from '../lu/logical-unit.ts';
+import type { Completion, LogicalUnit, UnitHandle } from '../lu/logical-unit.ts';
 import type { ExtentMap } from '../mapping/extent-map.ts';
 import type { Qcow2Header } from './formats/qcow2-header.ts';
 import { DiskReader } from './reader.ts';
+import { type ViewHandle, ViewUnit } from './view-unit.ts';
 import type { DiskHandle, VirtualDisk } from './virtual-disk.ts';
 
 /** One image of a backing chain; a layer's index is the depth of its extents. */
@@ -67,12 +68,16 @@ export class MappedDisk implements VirtualDisk {
 
   handle(): DiskHandle {
     const { name, format, size, identity, map, units } = this;
-    return { name, format, size, identity, map: map.handle(), units: units.map((unit) => unit.handle()) };
+    return { name, format, size, identity, map: map.handle(), units: units.map(handleOf) };
   }
 
   close(): Completion {
     return closeAll(this.owned);
   }
+}
+
+function handleOf(unit: LogicalUnit): UnitHandle | ViewHandle {
+  return unit instanceof ViewUnit ? unit.viewHandle() : unit.handle();
 }
 
 /** Closes every unit, also when one fails to; the first failure is thrown after all were tried. */

@@ -12,13 +12,16 @@ import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ExtentMap } from '../mapping/extent-map.ts';
 import { overlay } from '../mapping/overlay.ts';
+import { type Address, parseAddress } from './address.ts';
 import { readQcow2Header } from './formats/qcow2-header.ts';
 import { readQcow2Map } from './formats/qcow2-tables.ts';
 import { diskIdentity } from './identity.ts';
 import { closeAll, type Layer, MappedDisk } from './mapped-disk.ts';
+import { openPlace } from './places.ts';
 import { type FormatChoice, guessedFormat, statedFormat } from './policy.ts';
 import { resolveReference } from './references.ts';
 import { canUnpackZstd, zstdAdvice } from './unpack.ts';
+import { flattened } from './view-unit.ts';
 import type { VirtualDisk } from './virtual-disk.ts';
 
 export interface OpenDiskOptions {
@@ -30,7 +33,8 @@ export interface OpenDiskOptions {
 
 /**
  * Opens a virtual disk for reading.
- * @param source a path, or a unit that is open already; such a unit stays the caller's to close
+ * @param source a path; an address inside logical units (`address.ts`); or a unit that is open already, which
+ *   stays the caller's to close
  * @throws DriftmapError `malformed`, `unsupported`, `policy`, `limit`, or what opening and reading throws
  */
 export async function openDisk(
@@ -101,16 +105,21 @@ class ChainOpener {
       image = await this.openBacking(last.backing, image.path);
       last = await this.load(image);
     }
-    const map = chainMap(chain);
-    const units = chain.flatMap((loaded) => loaded.units);
-    const layers = chain.map((loaded) => loaded.layer);
-    const { format: topFormat } = layers[0]!;
-    const identity = diskIdentity(topFormat, map.size, units);
+    const chained = chain.flatMap((loaded) => loaded.units);
+    const { map, units } = flattened(chainMap(chain), chained);
+    const { format: topFormat } = chain[0]!.layer;
+    const identity = diskIdentity(topFormat, map.size, chained);
+    // Inside a unit there is no file for a layer's finer points: the map says all.
+    const layers = units === chained ? chain.map((loaded) => loaded.layer) : [];
     const { owned, warnings } = this;
     return new MappedDisk({ name, format: topFormat, map, units, layers, identity, warnings, owned });
   }
 
   private async openTop(source: string | LogicalUnit, format: string | undefined): Promise<Image> {
+    if (typeof source === 'string') {
+      const address = parseAddress(source);
+      if (address !== null) return this.openInside(address, source, format);
+    }
     const unit = typeof source === 'string' ? await this.openFile(source, source) : source;
     const file = unit.handle();
     const path = typeof source === 'string' ? source : unit.name;
@@ -119,6 +128,15 @@ class ChainOpener {
     const choice = format === undefined ? await guessedFormat(unit, path) : statedFormat(format, path);
     this.warnings.push(...choice.warnings);
     return { unit, path, folder: named === null ? null : dirname(named), choice };
+  }
+
+  /** What lies inside logical units has no folder: an image there cannot name other files. */
+  private async openInside(address: Address, path: string, format: string | undefined): Promise<Image> {
+    const { unit, warnings } = await openPlace(address, this.owned);
+    this.warnings.push(...warnings);
+    const choice = format === undefined ? await guessedFormat(unit, path) : statedFormat(format, path);
+    this.warnings.push(...choice.warnings);
+    return { unit, path, folder: null, choice };
   }
 
   private async openBacking(

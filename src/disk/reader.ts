@@ -10,7 +10,7 @@
  * without a search; the answer never depends on it.
  */
 
-import { DriftmapError } from '../base/errors.ts';
+import { checkWithin } from '../base/ranges.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import type { Completion, LogicalUnit } from '../lu/logical-unit.ts';
 import { Cursor } from '../mapping/cursor.ts';
@@ -55,10 +55,7 @@ export class DiskReader {
    */
   readInto(offset: ByteOffset, target: Uint8Array): Completion {
     const { length } = target;
-    if (!(Number.isSafeInteger(offset) && offset >= 0 && offset + length <= this.map.size)) {
-      const reason = `expected a range within the disk's ${this.map.size} bytes`;
-      throw new DriftmapError('argument', reason, { path: this.name, offset, length, operation: 'read' });
-    }
+    checkWithin({ offset, length }, this.map.size, "the disk's", { path: this.name, operation: 'read' });
     return this.readFrom(offset, target, 0);
   }
 

@@ -6,6 +6,7 @@
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import type { Completion, LogicalUnit, UnitHandle } from '../lu/logical-unit.ts';
 import type { ExtentMap, ExtentMapHandle } from '../mapping/extent-map.ts';
+import type { ViewHandle } from './view-unit.ts';
 
 export interface VirtualDisk {
   /** For messages: the path the user gave. */
@@ -35,5 +36,5 @@ export interface DiskHandle {
   readonly size: ByteCount;
   readonly identity: string;
   readonly map: ExtentMapHandle;
-  readonly units: readonly UnitHandle[];
+  readonly units: readonly (UnitHandle | ViewHandle)[];
 }

@@ -1,6 +1,6 @@
 /** The one check that every unit makes of every range. */
 
-import { DriftmapError } from '../base/errors.ts';
+import { checkWithin } from '../base/ranges.ts';
 import type { ByteCount, ByteRange } from '../base/units.ts';
 
 export function checkRange(
@@ -8,9 +8,5 @@ export function checkRange(
   range: ByteRange,
   operation: string,
 ): void {
-  const { offset, length } = range;
-  const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
-  if (whole && offset + length <= unit.size) return;
-  const reason = `expected a range within the unit's ${unit.size} bytes`;
-  throw new DriftmapError('argument', reason, { path: unit.name, offset, length, operation });
+  checkWithin(range, unit.size, "the unit's", { path: unit.name, operation });
 }

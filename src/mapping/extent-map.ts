@@ -16,6 +16,7 @@
 
 import { assert, DriftmapError } from '../base/errors.ts';
 import { MAX_DISK_SIZE, MAX_EXTENTS } from '../base/limits.ts';
+import { checkWithin } from '../base/ranges.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { isPowerOfTwo } from '../base/units.ts';
 
@@ -169,25 +170,31 @@ export class ExtentMap {
     }
   }
 
+  /** The same map for a table in which its units stand `by` places further on. */
+  withUnitsShifted(by: number): ExtentMap {
+    if (by === 0) return this;
+    const { starts, places, packed } = this;
+    const tags = new Uint32Array(new SharedArrayBuffer(this.tags.byteLength));
+    for (let index = 0; index < this.count; index++) {
+      const placed = places[index]! >= 0;
+      if (placed && this.unitOf(index) + by > TWELVE_BITS) {
+        throw new DriftmapError('limit', `expected at most ${TWELVE_BITS + 1} units`, {
+          offset: starts[index]!,
+        });
+      }
+      tags[index] = this.tags[index]! + (placed ? by << UNIT_SHIFT : 0);
+    }
+    return new ExtentMap({ starts, places, tags, packed });
+  }
+
   /** The one extent that holds a byte, clipped to begin at it: where does this byte lie, and for how long? */
   explain(offset: ByteOffset): Extent {
     this.checkRange({ offset, length: 1 });
     return clip(this.extent(this.indexAt(offset)), offset, this.size);
   }
 
-  private checkRange({ offset, length }: ByteRange): void {
-    const inside =
-      Number.isSafeInteger(offset) &&
-      Number.isSafeInteger(length) &&
-      offset >= 0 &&
-      length >= 0 &&
-      offset + length <= this.size;
-    if (!inside) {
-      throw new DriftmapError('argument', `expected a range within the disk's ${this.size} bytes`, {
-        offset,
-        length,
-      });
-    }
+  private checkRange(range: ByteRange): void {
+    checkWithin(range, this.size, "the disk's");
   }
 }
 

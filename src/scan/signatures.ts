@@ -2,6 +2,7 @@
 
 import { DriftmapError } from '../base/errors.ts';
 import { DEFAULT_BLOCK_SIZE } from '../base/limits.ts';
+import { checkWithin } from '../base/ranges.ts';
 import type { BlockIndex, ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { blocksTouching } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
@@ -44,17 +45,7 @@ export async function* signatures(
 ): AsyncGenerator<BlockSignature, undefined> {
   const { blockSize = DEFAULT_BLOCK_SIZE, range = { offset: 0, length: disk.size } } = options;
   checkBlockSize(blockSize);
-  const inside =
-    Number.isSafeInteger(range.offset) &&
-    Number.isSafeInteger(range.length) &&
-    range.offset >= 0 &&
-    range.length >= 0;
-  if (!inside || range.offset + range.length > disk.size) {
-    throw new DriftmapError('argument', `expected a range within the disk's ${disk.size} bytes`, {
-      path: disk.name,
-      ...range,
-    });
-  }
+  checkWithin(range, disk.size, "the disk's", { path: disk.name, operation: 'signatures' });
   const algorithm = algorithmByName(options.signature ?? 'blake3');
   if (algorithm.keyed && options.key?.length !== 32) {
     throw new DriftmapError(

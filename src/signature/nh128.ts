@@ -64,6 +64,20 @@ export function nhLevels(blockLength: ByteCount): number {
   return levels;
 }
 
+/** The inputs of the key schedule, one after another: the same for every key, so they are laid out once. */
+const SCHEDULE_INPUTS = scheduleInputs();
+
+function scheduleInputs(): Uint8Array {
+  const label = new TextEncoder().encode(SCHEDULE_LABEL);
+  const inputs = new Uint8Array(EXPANDED);
+  const view = new DataView(inputs.buffer);
+  for (let at = 0; at < EXPANDED; at += 32) {
+    inputs.set(label, at);
+    view.setUint32(at + label.length, at / 32, true);
+  }
+  return inputs;
+}
+
 /** Scratch: an address and how many bytes are there. */
 interface Room {
   readonly pointer: number;
@@ -136,21 +150,14 @@ function expandKey(blake3: KeyedBlake3Kernel, bytes: Uint8Array, room: Room, key
       `expected a key of ${NH128_KEY_BYTES} bytes, got ${key.length} bytes`,
     );
   }
-  const count = EXPANDED / 32;
-  const inputs = new Uint8Array(count * 32);
-  const view = new DataView(inputs.buffer);
-  for (let i = 0; i < count; i++) {
-    for (let j = 0; j < SCHEDULE_LABEL.length; j++) inputs[32 * i + j] = SCHEDULE_LABEL.charCodeAt(j);
-    view.setUint32(32 * i + 28, i, true);
-  }
   const scratch = room.pointer;
   const keyAt = scratch;
   const outputsAt = scratch + RECORDS_AT;
   const work = scratch + WORK_AT;
   const inputsAt = outputsAt + EXPANDED;
   bytes.set(key, keyAt);
-  bytes.set(inputs, inputsAt);
-  blake3.hash_keyed(inputsAt, 32, count, outputsAt, keyAt, work);
+  bytes.set(SCHEDULE_INPUTS, inputsAt);
+  blake3.hash_keyed(inputsAt, 32, EXPANDED / 32, outputsAt, keyAt, work);
   const expanded = new Uint8Array(EXPANDED);
   expanded.set(bytes.subarray(outputsAt, outputsAt + EXPANDED));
   // The secret, and whatever BLAKE3 made of it in its scratch, does not stay.
