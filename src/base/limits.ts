@@ -1,6 +1,6 @@
 /** Every cap of the program, each with its reason. A cap that is reached is a `limit` error, never a crash. */
 
-import { GiB, KiB, MiB } from './units.ts';
+import { GiB, KiB, MiB, TiB } from './units.ts';
 
 /** Smallest block: the sector, below which no disk changes. */
 export const MIN_BLOCK_SIZE = 512;
@@ -91,8 +91,8 @@ export const LVM_MAX_METADATA_BYTES = 16 * MiB;
 export const LVM_MAX_METADATA_NODES = 300_000;
 /** Nesting in it: LVM's own has five levels. */
 export const LVM_MAX_METADATA_DEPTH = 16;
-/** Metadata areas of one physical volume: LVM makes two at most. */
-export const LVM_MAX_AREAS = 8;
+/** Metadata areas of one physical volume: LVM makes and reads two at most, one at either end. */
+export const LVM_MAX_AREAS = 2;
 /** Distinct metadata texts among the units of one listing: each is parsed. */
 export const LVM_MAX_METADATA_COPIES = 64;
 /** Volumes that lie on volumes: a thin volume with an external origin on a pool has four levels. */
@@ -102,3 +102,25 @@ export const THIN_MAX_TREE_DEPTH = 16;
 
 /** Steps of an address: a partition in a volume in a partition in an image is four. */
 export const MAX_ADDRESS_STEPS = 16;
+
+/** Blocks of one scan: granules of 32 blocks are counted in 32 bits. 8 PiB in blocks of 64 KiB, 64 TiB in blocks of 512 bytes. */
+export const MAX_PLAN_BLOCKS = 2 ** 37 - 32;
+
+/** A dynamic VHD: its table counts sectors of the file in 32 bits, and Microsoft's own stop at 2040 GiB. */
+export const VHD_MAX_DYNAMIC_SIZE = 2 * TiB;
+/** Its block allocation table: 2 TiB in blocks of 512 KiB, the smallest that Virtual PC makes. */
+export const VHD_MAX_TABLE_BYTES = 16 * MiB;
+/** A parent's name in a VHD: Windows paths have at most 32767 characters of two bytes. */
+export const VHD_MAX_LOCATOR_BYTES = 64 * KiB;
+/** A VHDX: the specification's cap ([MS-VHDX] 2.6.2.2). */
+export const VHDX_MAX_SIZE = 64 * TiB;
+/** Its log, when it must be replayed, is held in memory: Hyper-V and QEMU make logs of 1 MiB. */
+export const VHDX_MAX_LOG_BYTES = 32 * MiB;
+/** Regions and metadata items of a VHDX: the specification's cap on either table ([MS-VHDX] 2.2.3, 2.6.1). */
+export const VHDX_MAX_TABLE_ENTRIES = 2047;
+/** One metadata item of a VHDX: the specification's cap ([MS-VHDX] 2.6.1.2). */
+export const VHDX_MAX_ITEM_BYTES = 1 * MiB;
+/** The block map of a VDI: 16 TiB in blocks of 1 MiB, the only size that VirtualBox makes. */
+export const VDI_MAX_MAP_BYTES = 64 * MiB;
+/** Tables of VHD and VDI images read at a time. */
+export const BLOCK_TABLE_READ = 1 * MiB;

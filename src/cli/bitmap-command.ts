@@ -7,7 +7,7 @@ import { exactSize, humanSize } from '../base/units.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { drawDriftMap, driftMapLegend } from './drift-map.ts';
 import { Exit, explainExits } from './exit.ts';
-import { line, listRanges } from './scan-report.ts';
+import { firstRanges, line, listRanges } from './scan-report.ts';
 import { columns, paint, print } from './terminal.ts';
 
 export function defineBitmap(program: Command): void {
@@ -77,7 +77,7 @@ async function show(file: string, options: { json?: boolean; all?: boolean }): P
     await print(`${JSON.stringify({ ...object, ranges: [...bitmap.ranges()] }, null, 2)}\n`);
     return;
   }
-  const ranges = [...bitmap.ranges()];
+  const ranges = firstRanges(bitmap.ranges(), options.all === true);
   const drawn = drawDriftMap({
     blocks,
     marks: bitmap.runs(),
@@ -92,11 +92,11 @@ async function show(file: string, options: { json?: boolean; all?: boolean }): P
       'compared',
       `by ${header.signature}; ${bitmap.complete ? 'every block' : `${coveredBlocks} of ${blocks} blocks`} looked at`,
     ),
-    line('marked', `${count} blocks (${humanSize(bitmap.markedBytes)}) in ${ranges.length} ranges`),
+    line('marked', `${count} blocks (${humanSize(bitmap.markedBytes)}) in ${ranges.count} ranges`),
     line('drift', `│${paint('cyan', drawn)}│`),
     line('', paint('dim', driftMapLegend)),
   ];
-  if (ranges.length > 0) lines.push('', listRanges(ranges, options.all === true));
+  if (ranges.count > 0) lines.push('', listRanges(ranges));
   await print(`${lines.join('\n')}\n`);
 }
 

@@ -80,23 +80,38 @@ export function describeScan(
     lines.push(line('result', paint('green', bitmap.complete ? 'equal' : 'equal where looked at')));
     return `${lines.join('\n')}\n`;
   }
-  const bytes = result.ranges.reduce((sum, { length }) => sum + length, 0);
-  const share = `${markedBlocks} of ${blocks} blocks (${humanSize(bytes)} of ${humanSize(size)}) in ${result.ranges.length} ranges`;
+  const ranges = firstRanges(bitmap.ranges(), all);
+  const share = `${markedBlocks} of ${blocks} blocks (${humanSize(bitmap.markedBytes)} of ${humanSize(size)}) in ${ranges.count} ranges`;
   lines.push(line('result', paint('red', `different: ${share}`)));
   const coverage = bitmap.complete ? {} : { coverage: bitmap.coverageRuns() };
   const drawn = drawDriftMap({ blocks, marks: bitmap.runs(), width: columns() - 14, ...coverage });
   lines.push(line('drift', `│${paint('cyan', drawn)}│`), line('', paint('dim', driftMapLegend)), '');
-  lines.push(listRanges(result.ranges, all));
+  lines.push(listRanges(ranges));
   return `${lines.join('\n')}\n`;
 }
 
-export function listRanges(ranges: readonly ByteRange[], all: boolean): string {
-  const shown = all ? ranges : ranges.slice(0, FIRST_RANGES);
-  const width = Math.max(6, ...shown.map(({ offset }) => String(offset).length));
+/** The ranges that are printed, and how many there are. */
+export interface RangeList {
+  readonly shown: readonly ByteRange[];
+  readonly count: number;
+}
+
+/** The first twenty ranges, or all of them; the others are only counted. */
+export function firstRanges(ranges: Iterable<ByteRange>, all: boolean): RangeList {
+  const shown: ByteRange[] = [];
+  let count = 0;
+  for (const range of ranges) {
+    if (all || count < FIRST_RANGES) shown.push(range);
+    count++;
+  }
+  return { shown, count };
+}
+
+export function listRanges({ shown, count }: RangeList): string {
+  const width = Math.max(6, String(shown.at(-1)?.offset ?? 0).length);
   const lines = [`  ${'offset'.padStart(width)}  length`];
   for (const { offset, length } of shown) lines.push(`  ${String(offset).padStart(width)}  ${length}`);
-  if (shown.length < ranges.length)
-    lines.push(`  … and ${ranges.length - shown.length} more (--all prints them)`);
+  if (shown.length < count) lines.push(`  … and ${count - shown.length} more (--all prints them)`);
   return lines.join('\n');
 }
 

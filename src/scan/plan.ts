@@ -9,7 +9,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { MAX_BLOCK_SIZE, MIN_BLOCK_SIZE } from '../base/limits.ts';
+import { MAX_BLOCK_SIZE, MAX_PLAN_BLOCKS, MIN_BLOCK_SIZE } from '../base/limits.ts';
 import type { BlockCount, BlockRun, ByteCount } from '../base/units.ts';
 import { blockCount, isPowerOfTwo, MiB } from '../base/units.ts';
 import { Cursor } from '../mapping/cursor.ts';
@@ -62,9 +62,16 @@ export function checkBlockSize(blockSize: ByteCount): void {
   }
 }
 
+/**
+ * @throws DriftmapError `argument` for a block size that is none, `limit` for more blocks than a plan can count
+ */
 export function planScan(input: PlanInput): ScanPlan {
   const { size, blockSize } = input;
   checkBlockSize(blockSize);
+  if (blockCount(size, blockSize) > MAX_PLAN_BLOCKS) {
+    const reason = `blocks of ${blockSize} bytes are too many for a disk of ${size} bytes: use larger ones`;
+    throw new DriftmapError('limit', reason, { operation: 'plan' });
+  }
   const granules = input.todo ? granulesOfRuns(input.todo()) : granulesOfMaps(input);
   const builder = new RangeBuilder(rangeGranules(input));
   for (let run = granules.next(); !run.done; run = granules.next())

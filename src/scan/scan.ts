@@ -70,7 +70,7 @@ export interface ScanResult {
   readonly signature: AlgorithmName | 'bytes';
   readonly blocks: BlockCount;
   readonly markedBlocks: BlockCount;
-  /** Merged, ascending, clipped at the size. */
+  /** Merged, ascending, clipped at the size. Made when first asked for: `bitmap.ranges()` gives them one by one. */
   readonly ranges: readonly ByteRange[];
   readonly comparedBytes: ByteCount;
   readonly skippedBytes: ByteCount;
@@ -291,6 +291,7 @@ class ScanRun {
     if (options.live) bitmap.markLive(options.live);
     const progress = totals.snapshot();
     options.onProgress?.(progress);
+    let ranges: readonly ByteRange[] | undefined;
     return {
       bitmap,
       size: plan.size,
@@ -300,7 +301,10 @@ class ScanRun {
       signature: this.comparedBy,
       blocks: blockCount(plan.size, plan.blockSize),
       markedBlocks: bitmap.count,
-      ranges: [...bitmap.ranges()],
+      get ranges() {
+        ranges ??= [...bitmap.ranges()];
+        return ranges;
+      },
       comparedBytes: progress.comparedBytes,
       skippedBytes: progress.skippedBytes,
       readBytes: progress.readBytes,

@@ -155,6 +155,22 @@ describe('a plan', () => {
     expect(blocksOf(blocksOutside(plan))).toEqual([0]);
   });
 
+  it('refuses more blocks than it can count, instead of counting wrongly', () => {
+    const huge = (size: number) => {
+      const builder = new ExtentMapBuilder();
+      builder.append({ offset: 0, length: size - 65536, kind: Kind.zero, unit: 0, place: -1, depth: 0 });
+      builder.append({ offset: size - 65536, length: 65536, kind: Kind.data, unit: 0, place: 0, depth: 0 });
+      return builder.finish();
+    };
+    const plan = (size: number, blockSize: number) =>
+      planScan({ size, blockSize, production: huge(size), replica: huge(size), workers: 2 });
+    const TiB = 2 ** 40;
+    expect(() => plan(65 * TiB, 512)).toThrow(/use larger ones/);
+    const found = plan(63 * TiB, 512);
+    expect(blocksOfRange(found, 0)).toEqual({ start: (63 * TiB - 65536) / 512, end: (63 * TiB) / 512 });
+    expect(blocksOfRange(plan(2 ** 53 - 2 ** 24, 2 ** 20), 0).end).toBe(2 ** 33 - 16);
+  });
+
   it.each([0, 511, 1000, 65537, 2 ** 25, Number.NaN])('refuses a block size of %d', (blockSize) => {
     const map = mapOf([[true, 1000]]);
     expect(() => planScan({ size: 1000, blockSize, production: map, replica: map, workers: 1 })).toThrow(
