@@ -42,7 +42,7 @@ export function defineScan(program: Command): void {
     .command('scan')
     .summary('find where two disks differ')
     .description('Compares two virtual disks block by block and prints where they differ.')
-    .argument('<production>', 'the disk that is right: an image, a block device')
+    .argument('<production>', 'the disk that is right: an image, a block device, or an address')
     .argument('<replica>', 'the disk that is to become equal to it')
     .addOption(blockSizeOption())
     .addOption(signatureOption('nh128'))
@@ -77,6 +77,10 @@ Examples:
   driftmap scan vm.qcow2 copy.raw --bitmap vm.drift --resume vm.drift
   driftmap scan vm.qcow2 copy.raw --within vm.drift     check only what differed before
   driftmap scan /dev/vg/vm copy.raw --production-format raw --json
+
+Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a step is gptN, mbrN or
+lvm:GROUP/VOLUME:
+  driftmap scan vm.raw lu0.img,lu1.img:gpt2/lvm:vg/vm --replica-format raw
 ${explainExits}`,
     )
     .action(runScan);

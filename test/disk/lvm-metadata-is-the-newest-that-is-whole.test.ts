@@ -105,6 +105,25 @@ describe('a physical volume', () => {
     }
   });
 
+  it('has a label that says where it is: a copy of it in another sector is none', async () => {
+    const bytes = simpleVolume(uuidOf(0), textOf(3));
+    bytes.copyWithin(1024, 512, 1024);
+    bytes.fill(0, 512, 1024);
+    expect(await begins([bytes])).toEqual({
+      at: null,
+      warnings: [expect.stringMatching(/expected to be in sector 2, it says 1/)],
+    });
+  });
+
+  it('has two metadata areas at most', async () => {
+    const areas = [1, 2, 3].map((i) => ({ offset: i << 17, length: 65536, text: textOf(3) }));
+    const three = physicalVolume({ uuid: uuidOf(0), size: 2 << 20, areas });
+    expect(await begins([three])).toEqual({
+      at: null,
+      warnings: [expect.stringMatching(/expected at most 2 metadata areas, got 3/)],
+    });
+  });
+
   it('on two units is a mismatch, and one that was away may be old', async () => {
     const bytes = simpleVolume(uuidOf(0), textOf(5));
     await expect(begins([bytes, bytes.slice()])).rejects.toMatchObject({ kind: 'mismatch' });

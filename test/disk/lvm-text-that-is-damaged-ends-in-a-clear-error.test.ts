@@ -291,6 +291,15 @@ describe('a volume group', () => {
     });
   });
 
+  it('with a run past the volume that it lies on, or of one extent many times, makes that volume an error', async () => {
+    const low = { '.low': [striped(0, 5, [['pv0', 0]])] };
+    expect(await seen({ v: [striped(0, 3, [['low', 3]])], ...low })).toEqual({ 'vg/v': 'malformed' });
+    const often = (count: number) => Array.from({ length: count }, (_, i) => striped(i, 1, [['pv0', 7]]));
+    // The unit has 512 extents, the physical volume's own 200 among them.
+    expect(await seen({ v: often(512) })).toMatchObject({ 'vg/v': expect.any(Array) });
+    expect(await seen({ v: often(513) })).toEqual({ 'vg/v': 'malformed' });
+  });
+
   it.each([
     ['segments with a gap', { v: [striped(0, 1, [['pv0', 0]]), striped(2, 1, [['pv0', 5]])] }, {}],
     ['segments that overlap', { v: [striped(0, 2, [['pv0', 0]]), striped(1, 2, [['pv0', 5]])] }, {}],

@@ -29,7 +29,12 @@ async function contents(map: ExtentMap, units: readonly LogicalUnit[]): Promise<
 const named = (volumes: readonly Volume[], name: string) => volumes.find((volume) => volume.name === name)!;
 
 describeWith(['corpus'], 'the sample volume group over two logical units', () => {
-  const sample = (name: string) => gunzip(join(corpus!, 'generated/lu', `${name}.gz`));
+  const unpacked = new Map<string, Buffer>();
+  const sample = (name: string) => {
+    const bytes = unpacked.get(name) ?? gunzip(join(corpus!, 'generated/lu', `${name}.gz`));
+    unpacked.set(name, bytes);
+    return bytes;
+  };
 
   /** The second partition of the first unit, and the second unit whole: as LVM saw them. */
   async function units(): Promise<BytesUnit[]> {
@@ -223,6 +228,15 @@ describe('kinds of volumes', () => {
     },
   );
 
+  it('one whose segment has a flag that is not known is refused', async () => {
+    const flagged = striped(0, 1, [['pv0', 0]]).replace('"striped"', '"striped+FUTURE"');
+    const [volume] = await list({ v: [flagged] });
+    await expect(volume!.map()).rejects.toMatchObject({
+      kind: 'unsupported',
+      message: expect.stringMatching(/the flag FUTURE, which driftmap does not know/),
+    });
+  });
+
   it('a snapshot is refused, though its volume looks linear; its origin is read unless it is being merged', async () => {
     const volumes = {
       root: [striped(0, 8, [['pv0', 0]])],
@@ -287,6 +301,14 @@ describe('kinds of volumes', () => {
       [0, 1, 33],
       [0, 1, 51],
     ]);
+  });
+
+  it('a volume that lies past the end of another is an error', async () => {
+    const [volume] = await list({ v: [striped(0, 3, [['low', 3]])], '.low': [striped(0, 5, [['pv0', 0]])] });
+    await expect(volume!.map()).rejects.toMatchObject({
+      kind: 'malformed',
+      message: expect.stringMatching(/no volume 'low' of 6 extents to lie on/),
+    });
   });
 
   it.each([

@@ -87,7 +87,8 @@ describe('a chain of extended boot records', () => {
 
   it('leaves out logical partitions that reach out of their extended partition, and spare entries', async () => {
     const bytes = chain([100, 200]);
-    entry(bytes, 100, 0, 0x83, 1, 950);
+    entry(bytes, 0, 1, 0x0f, 100, 800);
+    entry(bytes, 100, 0, 0x83, 1, 800);
     entry(bytes, 200, 2, 0x83, 1, 5);
     const { partitions, warnings } = await open(bytes);
     expect(partitions.map(({ number }) => number)).toEqual([1, 6]);

@@ -224,6 +224,47 @@ describe('a tree', () => {
     });
   });
 
+  it('of devices may have levels as well, each held to its keys', async () => {
+    const nodes = (first: number): Nodes => [
+      {
+        kind: 'tree',
+        internal: true,
+        entries: [
+          [1, 7],
+          [4, 8],
+        ],
+      },
+      ...NODES.slice(1),
+      {
+        kind: 'tree',
+        entries: [
+          [1, 3],
+          [first, 3],
+        ],
+      },
+      { kind: 'tree', entries: [[4, 6]] },
+    ];
+    expect(await read(thinMetadata({ nodes: nodes(3) }))).toEqual(RUNS);
+    expect(await read(thinMetadata({ nodes: nodes(3) }), { device: 4 })).toEqual([
+      [0, 1, 600],
+      [1, 99, -1],
+    ]);
+    await expect(read(thinMetadata({ nodes: nodes(3) }), { device: 2 })).rejects.toMatchObject({
+      kind: 'not-found',
+    });
+    await expect(read(thinMetadata({ nodes: nodes(4) }))).rejects.toMatchObject({
+      message: expect.stringMatching(/ascend from 1 to below 4/),
+    });
+  });
+
+  it('is an error where a node is in the place of another', async () => {
+    const bytes = GOOD.slice();
+    bytes.copyWithin(4 * 4096, 6 * 4096, 7 * 4096);
+    await expect(read(bytes)).rejects.toMatchObject({
+      message: expect.stringMatching(/expected to be block 4, it says 6/),
+    });
+  });
+
   it('of single-entry nodes may be 16 levels deep', async () => {
     const deep = (levels: number): Nodes => [
       { kind: 'tree', entries: [[1, 3]] },
@@ -372,6 +413,11 @@ describe('a thin volume in a volume group', () => {
     ]);
   });
 
+  it('knows the flag of a pool whose metadata may not grow past its cap', async () => {
+    const cropped = { pool: [pool().replace('thin-pool', 'thin-pool+CROP_METADATA')] };
+    expect(await runs({ ...parts, ...cropped, thin: [thin()] })).toHaveLength(5);
+  });
+
   it('shows its external origin where nothing was written, and zeros behind its end', async () => {
     const origin = { base: [striped(0, 70, [['pv0', 180]])] };
     expect(await runs({ ...parts, ...origin, thin: [thin('external_origin = "base"')] })).toEqual([
@@ -409,6 +455,12 @@ describe('a thin volume in a volume group', () => {
       { pool: [pool().replace('128', '256')], thin: [thin()] },
       'malformed',
       /blocks of 131072/,
+    ],
+    [
+      'a pool with a flag',
+      { pool: [pool().replace('thin-pool', 'thin-pool+FUTURE')], thin: [thin()] },
+      'unsupported',
+      /flag FUTURE/,
     ],
     [
       'a pool that is its own data',

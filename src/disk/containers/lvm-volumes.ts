@@ -115,9 +115,15 @@ export class VolumeMapper {
       const reason = `volume ${name} is of kind ${kind}, which driftmap does not read: it reads linear, striped and thin volumes`;
       throw this.failure('unsupported', reason);
     }
-    const flag = segments.flatMap(({ flags }) => flags)[0];
-    if (flag !== undefined) {
-      const reason = `volume ${name} has a segment with the flag ${flag}, which driftmap does not know`;
+    this.refuseFlags(name, segments);
+  }
+
+  /** Flags behind a segment's type are features that a reader has to know. This one only bounds a pool's growth. */
+  private refuseFlags(name: string, segments: readonly Segment[]): void {
+    for (const { type, flags } of segments) {
+      const unknown = flags.find((flag) => type !== 'thin-pool' || flag !== 'CROP_METADATA');
+      if (unknown === undefined) continue;
+      const reason = `volume ${name} has a segment with the flag ${unknown}, which driftmap does not know`;
       throw this.failure('unsupported', reason);
     }
   }
@@ -236,10 +242,12 @@ export class VolumeMapper {
       const reason = `a snapshot is being merged into volume ${name}: let the merge end first`;
       throw this.failure('unsupported', reason);
     }
-    const [poolSegment] = this.volume(thin.pool).segments;
-    if (poolSegment?.type !== 'thin-pool') {
-      throw segment.fields.malformed(`expected '${thin.pool}' to be a thin pool`);
+    const poolVolume = this.volume(thin.pool);
+    const [poolSegment] = poolVolume.segments;
+    if (poolSegment?.type !== 'thin-pool' || poolVolume.segments.length > 1) {
+      throw segment.fields.malformed(`expected '${thin.pool}' to be a thin pool of one segment`);
     }
+    this.refuseFlags(thin.pool, poolVolume.segments);
     const pool = readThinPool(poolSegment);
     const metadata = await this.sourceOf(pool.metadata, trail, done);
     const data = await this.mapOf(pool.data, trail, done);

@@ -50,7 +50,6 @@ export async function readPartitions(
     if (mbr === null) return { table: null, partitions: [], warnings: [] };
   }
   const { partitions, warnings } = await readMbrPartitions(unit, mbr, sectorSize ?? 512);
-  partitions.sort((a, b) => a.number - b.number);
   const found = [...staleGpt(unit, gpt), ...warnings, ...overlaps(unit.name, partitions)];
   return { table: 'mbr', partitions, warnings: found };
 }
