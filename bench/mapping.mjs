@@ -1,4 +1,4 @@
-// Measures extent maps: `node bench/mapping.mjs [extents]`, ten million unless said. Needs a built dist/.
+// Measures extent maps: `node bench/mapping.mjs [EXTENTS | --smoke]`, ten million unless said. Needs a built dist/.
 // Prints one line per figure: building, memory, lookups (random, and by a cursor), composing, overlaying.
 
 import { compose } from '../dist/mapping/compose.js';
@@ -6,7 +6,12 @@ import { Cursor } from '../dist/mapping/cursor.js';
 import { ExtentMap, ExtentMapBuilder, Kind } from '../dist/mapping/extent-map.js';
 import { overlay } from '../dist/mapping/overlay.js';
 
-const count = Number(process.argv[2] ?? 10_000_000);
+const argument = process.argv[2] ?? '10000000';
+const count = argument === '--smoke' ? 100_000 : Number(argument);
+if (!Number.isSafeInteger(count) || count < 1) {
+  console.error('usage: node bench/mapping.mjs [EXTENTS | --smoke]');
+  process.exit(2);
+}
 const CLUSTER = 65536;
 const LOOKUPS = 5_000_000;
 

@@ -17,7 +17,7 @@ const sumsFile = join(sources, 'SHA256SUMS');
 const common = ['--importMemory', '--sharedMemory', '--initialMemory', '1', '--maximumMemory', '65536'];
 const features = ['--enable', 'threads', '--enable', 'simd', '--enable', 'bulk-memory'];
 
-/** A kernel's entry file states its optimization level on its first line: `// asc: -O3` (KERNELS §8 says why they differ). */
+/** A kernel's entry file states its optimization level on its first line: `// asc: -O3`, as measured. */
 function flagsOf(source) {
   const match = /^\/\/ asc: (.+)$/m.exec(source.split('\n', 1)[0]);
   return match ? match[1].trim().split(/\s+/) : ['-O3'];

@@ -1,8 +1,8 @@
 // asc: -O3
 /**
  * BLAKE3 of many blocks, eight lanes at a time: two groups of four lanes whose instructions alternate, which
- * hides latency that one group cannot (KERNELS §8). Source: "BLAKE3, one function, fast everywhere" (O'Connor,
- * Aumasson, Neves, Wilcox-O'Hearn, 2020).
+ * hides latency that one group cannot. Source: "BLAKE3, one function, fast everywhere" (O'Connor, Aumasson,
+ * Neves, Wilcox-O'Hearn, 2020). docs/PERFORMANCE.md says what was measured and tried.
  *
  * Eight lanes walk eight equal runs of chunks, and so equal trees (`hashRuns`). All blocks of a call have
  * one length; that gives two ways to find eight equal runs:
@@ -69,10 +69,12 @@ const STACK: usize = 2624;
 /** `hashOne`: rows of finished subtrees, at most 12, and the eight of the one being finished. */
 const NODES: usize = 6464;
 
+// Rotations use no constant vectors: V8 from 13 on rebuilds one at every use where registers are short, which
+// costs a quarter of the speed. What is left is a shuffle that has instructions of its own, and shifts.
 // @ts-ignore: decorator
 @inline
 function rotate16(x: v128): v128 {
-  return v128.swizzle(x, i8x16(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  return v128.shuffle<u16>(x, x, 1, 0, 3, 2, 5, 4, 7, 6);
 }
 // @ts-ignore: decorator
 @inline
@@ -82,7 +84,7 @@ function rotate12(x: v128): v128 {
 // @ts-ignore: decorator
 @inline
 function rotate8(x: v128): v128 {
-  return v128.swizzle(x, i8x16(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12));
+  return v128.or(i32x4.shr_u(x, 8), i32x4.shl(x, 24));
 }
 // @ts-ignore: decorator
 @inline

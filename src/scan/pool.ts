@@ -4,6 +4,7 @@
  */
 
 import { availableParallelism } from 'node:os';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { DriftmapError } from '../base/errors.ts';
@@ -22,6 +23,9 @@ const workerFile = fileURLToPath(
 export function defaultWorkers(): number {
   return Math.min(availableParallelism(), MAX_WORKERS);
 }
+
+/** Threads start in 0.1 s, on a busy machine in seconds; one that cannot start at all must not hold up the end. */
+const LONGEST_START_MS = 10_000;
 
 let memories = 0;
 
@@ -72,7 +76,14 @@ export class ScanPool {
     }
   }
 
+  /**
+   * Ends the threads, once all of them have started: to end one while it loads its module can abort the whole
+   * process (Node 20, in `require` of a module).
+   */
   async close(): Promise<void> {
+    const latest = performance.now() + LONGEST_START_MS;
+    // Piscina lists the threads that have told it that they are ready.
+    while (this.piscina.threads.length < this.workers && performance.now() < latest) await setTimeout(2);
     await this.piscina.destroy();
     this.arena = null;
   }

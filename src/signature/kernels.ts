@@ -1,8 +1,8 @@
 /**
  * The kernels: compiled once per process, bound to a memory by each thread that uses them.
  *
- * Modules cross to workers as they are, so a worker runs code that is hot already (KERNELS §5). An instance
- * is bound to one memory and one slot of scratch in it; two threads may share the memory, never a slot.
+ * Modules cross to workers as they are, so a worker runs code that is hot already. An instance is bound
+ * to one memory and one slot of scratch in it; two threads may share the memory, never a slot.
  */
 
 import { readFileSync } from 'node:fs';

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -115,6 +116,17 @@ describe('a scanner', () => {
     await closed.close();
     await closed.close();
     await expect(closed.scan(await pairWith([]))).rejects.toMatchObject({ kind: 'argument' });
+  });
+
+  it('can be closed while its threads are starting', () => {
+    // In a process of its own: what went wrong here was that the process aborted.
+    const library = new URL('../../dist/index.js', import.meta.url).href;
+    const code = `import { createScanner } from ${JSON.stringify(library)};
+      for (let i = 0; i < 8; i++) await createScanner({ workers: 3 }).close();`;
+    const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', code], {
+      encoding: 'utf8',
+    });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
   });
 
   it('runs scans that were asked for at once one after the other', async () => {
