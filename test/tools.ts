@@ -1,9 +1,20 @@
 /**
  * What tests need beyond this project: real tools, and the sample disks beside the checkout. A suite whose
- * need is not there is skipped, loudly and by name; with DRIFTMAP_REQUIRE_TOOLS=1, as in CI, it fails.
+ * need is not there is skipped, loudly and by name; with DRIFTMAP_REQUIRE_TOOLS=1, as in CI, it fails. What
+ * cannot be installed, such as loop devices in a container, is skipped loudly even then.
  */
 
-import { accessSync, constants, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,7 +34,7 @@ export function tool(name: string): string | null {
     try {
       const path = join(folder, name);
       accessSync(path, constants.X_OK);
-      return path;
+      if (statSync(path).isFile()) return path;
     } catch {
       // The next folder may have it.
     }
@@ -31,17 +42,54 @@ export function tool(name: string): string | null {
   return null;
 }
 
-/** `needs`: names of commands, and `corpus` for the sample disks. */
+let loops: boolean | undefined;
+/** Whether files can be attached as block devices here: it takes `losetup`, root, and a kernel that lets us. */
+function hasLoopDevices(): boolean {
+  loops ??= attachesOnce();
+  return loops;
+}
+
+function attachesOnce(): boolean {
+  const losetup = tool('losetup');
+  if (losetup === null) return false;
+  const folder = mkdtempSync(join(tmpdir(), 'driftmap-loop-'));
+  try {
+    writeFileSync(join(folder, 'probe'), new Uint8Array(4096));
+    const { status, stdout } = spawnSync(losetup, ['--find', '--show', join(folder, 'probe')], {
+      encoding: 'utf8',
+    });
+    if (status !== 0) return false;
+    spawnSync(losetup, ['--detach', stdout.trim()]);
+    return true;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+interface Need {
+  readonly title: string;
+  readonly met: () => boolean;
+  /** Whether its want is a failure where DRIFTMAP_REQUIRE_TOOLS is set. */
+  readonly required: boolean;
+}
+
+function needOf(name: string): Need {
+  if (name === 'corpus') {
+    return { title: 'the sample disks (../shared/corpus)', met: () => corpus !== null, required: true };
+  }
+  if (name === 'loop devices') return { title: name, met: hasLoopDevices, required: false };
+  return { title: name, met: () => tool(name) !== null, required: true };
+}
+
+/** `needs`: names of commands, `corpus` for the sample disks, `loop devices`. */
 export function describeWith(needs: readonly string[], title: string, body: () => void): void {
-  const missing = needs.filter((need) => (need === 'corpus' ? corpus : tool(need)) === null);
+  const missing = needs.map(needOf).filter((need) => !need.met());
   if (missing.length === 0) {
     describe(title, body);
     return;
   }
-  const what = missing
-    .map((need) => (need === 'corpus' ? 'the sample disks (../shared/corpus)' : need))
-    .join(', ');
-  if (process.env.DRIFTMAP_REQUIRE_TOOLS) {
+  const what = missing.map((need) => need.title).join(', ');
+  if (process.env.DRIFTMAP_REQUIRE_TOOLS && missing.some((need) => need.required)) {
     describe(title, () => {
       it(`needs ${what}`, () => {
         throw new Error(`not found: ${what}, and DRIFTMAP_REQUIRE_TOOLS is set`);
@@ -62,4 +110,14 @@ export function temporary(): string {
 
 export function gunzip(path: string): Buffer {
   return gunzipSync(readFileSync(path));
+}
+
+/** What it throws; null when it does not. */
+export function thrown(act: () => unknown): unknown {
+  try {
+    act();
+    return null;
+  } catch (error) {
+    return error;
+  }
 }

@@ -17,8 +17,10 @@ export const MAX_WORKERS = 64;
 /** wasm32 addresses: one memory holds at most 4 GiB. */
 export const MAX_MEMORY_BYTES = 4 * GiB;
 export const WASM_PAGE = 64 * KiB;
+/** Banks of one array image: each reserves some 10 GiB of the 128 TiB that a process can address; this is 16 TiB of data. */
+export const MAX_BANKS = 4096;
 
-/** What a worker reads at a time: small enough to stay in the L2 cache between read and hash (KERNELS §8). */
+/** What a worker reads at a time: small enough to stay in the L2 cache between read and hash. */
 export const READ_PIECE = 512 * KiB;
 
 /** Backing files behind one image. Real chains have tens; QEMU breaks down long before this. */

@@ -12,6 +12,7 @@
 import { assert, DriftmapError } from '../base/errors.ts';
 import {
   KERNEL_SCRATCH_BYTES,
+  MAX_BANKS,
   MAX_BLOCK_SIZE,
   MAX_DISK_SIZE,
   MAX_MEMORY_BYTES,
@@ -71,6 +72,10 @@ export function createArrayImage({
   }
   const label = name === undefined ? '<array image>' : name;
   const count = Math.max(1, Math.ceil(size / bankBytes));
+  if (count > MAX_BANKS) {
+    const reason = `expected at most ${MAX_BANKS} banks of ${bankBytes} bytes, got ${count}: use a file`;
+    throw new DriftmapError('limit', reason, { path: label, length: size });
+  }
   const banks = Array.from({ length: count }, (_, bank) => {
     const data = Math.min(bankBytes, size - bank * bankBytes);
     return createSharedMemory(scratchAt(data) + SCRATCH_BYTES, `array image ${label}`);
@@ -120,6 +125,7 @@ export class ArrayImage implements LogicalUnit {
 
   /** Any thread may write the memory at any time, unseen: always `live`. */
   generation(): string {
+    this.checkOpen('generation');
     return 'live';
   }
 
@@ -133,6 +139,7 @@ export class ArrayImage implements LogicalUnit {
   /** Addresses in a bank that are one worker's own: for `Kernels`, and for the digests of a piece. */
   scratchOf(bank: number, worker: number): { readonly kernels: number; readonly digests: number } {
     assert(worker >= 0 && worker < MAX_WORKERS, `worker ${worker} of ${MAX_WORKERS}`);
+    assert(bank >= 0 && bank < this.banks.length, `bank ${bank} of ${this.banks.length}`);
     const data = Math.min(this.bankBytes, this.size - bank * this.bankBytes);
     const kernels = scratchAt(data) + worker * SLOT_BYTES;
     return { kernels, digests: kernels + KERNEL_SCRATCH_BYTES };
@@ -184,7 +191,7 @@ export class ArrayImage implements LogicalUnit {
 
   /** Memory is as durable as it will get. */
   flush(): undefined {
-    this.check({ offset: 0, length: 0 }, 'flush');
+    this.checkOpen('flush');
   }
 
   /** Nothing is known of memory without looking at it. */
@@ -194,6 +201,7 @@ export class ArrayImage implements LogicalUnit {
   }
 
   handle(): UnitHandle {
+    this.checkOpen('handle');
     const { name, size, identity, banks, bankBytes } = this;
     return { kind: 'array', name, size, identity, banks, bankBytes };
   }
@@ -208,8 +216,12 @@ export class ArrayImage implements LogicalUnit {
   }
 
   private check(range: ByteRange, operation: string): void {
+    checkRange(this, range, operation);
+    this.checkOpen(operation);
+  }
+
+  private checkOpen(operation: string): void {
     if (this.closed)
       throw new DriftmapError('argument', `${operation} after close`, { path: this.name, operation });
-    checkRange(this, range, operation);
   }
 }

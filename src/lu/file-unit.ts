@@ -3,20 +3,12 @@
  * caller's view (which may be shared memory); a descriptor serves every thread of the process.
  */
 
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  readSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, constants, fstatSync, fsyncSync, openSync, readSync, statSync, writeSync } from 'node:fs';
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { MAX_DISK_SIZE, MAX_IO_BYTES } from '../base/limits.ts';
+import { MAX_IO_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { MiB } from '../base/units.ts';
+import { inspect, refuseOthers } from './inspect.ts';
 import type { LogicalUnit, UnitExtent, UnitHandle } from './logical-unit.ts';
 import { punchHole, seekData, seekHole } from './posix.ts';
 import { checkRange } from './ranges.ts';
@@ -34,7 +26,9 @@ export interface FileUnitOptions {
 export function openFileUnit(path: string, { write = false }: FileUnitOptions = {}): FileUnit {
   let fd: number;
   try {
-    // O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
+    // Asked before opening too: opening a FIFO wakes whoever waits for it, and opening a tape may rewind it.
+    refuseOthers(statSync(path), path);
+    // O_NONBLOCK: should a FIFO have taken the name since, opening it must not wait for somebody to write to it.
     fd = openSync(path, (write ? constants.O_RDWR : constants.O_RDONLY) | constants.O_NONBLOCK);
   } catch (cause) {
     throw systemError(cause, { path, operation: 'open' });
@@ -82,11 +76,23 @@ export class FileUnit implements LogicalUnit {
     this.owned = owned;
   }
 
-  /** Size and modification time of a file. A block device has neither that tells of writes: always `device`. */
+  /**
+   * Of a file: `size@mtime+d`, in bytes and nanoseconds, where `d` is the change time less the modification
+   * time and is left out when it is 0. The modification time alone can be set back (`touch -r`, `tar x`,
+   * `rsync -t`); the change time cannot, but some file systems have none. The change time also moves with a
+   * rename, a link or a new owner: then nothing was written and a scan begins anew, which is the safe mistake.
+   *
+   * What it cannot tell: a second write within the same tick of the kernel's clock (1–10 ms; Linux 6.13 and
+   * later tell even that on the common file systems), and stores through a mapping whose page is dirty already.
+   *
+   * A block device has nothing that tells of writes: always `device`.
+   */
   generation(): string {
     this.checkOpen('stat');
-    const { size, mtimeNs } = this.stat();
-    return this.sparse ? `${size}@${mtimeNs}` : 'device';
+    if (!this.sparse) return 'device';
+    const { size, mtimeNs, ctimeNs } = this.stat();
+    const later = ctimeNs - mtimeNs;
+    return `${size}@${mtimeNs}${later === 0n ? '' : `${later > 0n ? '+' : ''}${later}`}`;
   }
 
   read(offset: ByteOffset, target: Uint8Array): undefined {
@@ -114,15 +120,26 @@ export class FileUnit implements LogicalUnit {
     this.checkWrite({ offset, length: source.length }, 'write');
     for (let done = 0; done < source.length; ) {
       const most = Math.min(source.length - done, MAX_IO_BYTES);
-      done += this.call('write', offset + done, most, () =>
+      const count = this.call('write', offset + done, most, () =>
         writeSync(this.fd, source, done, most, offset + done),
       );
+      if (count === 0) {
+        throw new DriftmapError('io', 'write failed: the system took no byte of it', {
+          path: this.name,
+          offset: offset + done,
+          length: most,
+          operation: 'write',
+        });
+      }
+      done += count;
     }
   }
 
   zero({ offset, length }: ByteRange): undefined {
     this.checkWrite({ offset, length }, 'zero');
-    if (length === 0 || punchHole(this.fd, offset, length)) return;
+    if (length === 0) return;
+    // A hole past the end of a file that was cut since it was opened would read as an error, not as zeros.
+    if (punchHole(this.fd, offset, length) && !this.endsBefore(offset + length)) return;
     for (let done = 0; done < length; ) {
       const piece = ZEROS.subarray(0, Math.min(ZEROS.length, length - done));
       this.write(offset + done, piece);
@@ -144,9 +161,15 @@ export class FileUnit implements LogicalUnit {
     this.checkOpen('extents');
     const end = range.offset + range.length;
     const found: UnitExtent[] = [];
-    for (let at = range.offset; at < end && found.length < limit; ) {
+    for (let at = range.offset; at < end && (found.length === 0 || found.length < limit); ) {
       const next = this.sparse ? this.runAt(at, end) : { kind: 'data' as const, end };
-      found.push({ offset: at, length: next.end - at, kind: next.kind });
+      const last = found.at(-1);
+      // Equal neighbours: of a file that was cut, or that is changed at this moment.
+      if (last?.kind === next.kind) {
+        found[found.length - 1] = { ...last, length: next.end - last.offset };
+      } else {
+        found.push({ offset: at, length: next.end - at, kind: next.kind });
+      }
       at = next.end;
     }
     return found;
@@ -160,14 +183,16 @@ export class FileUnit implements LogicalUnit {
     const data = seekData(this.fd, at, end);
     if (data === null) return { kind: 'data', end };
     if (data > at) {
-      const shrunk = data >= end && Number(this.stat().size) < this.size;
-      return { kind: shrunk ? 'data' : 'zero', end: Math.min(data, end) };
+      const cut = data >= end && this.endsBefore(end);
+      return { kind: cut ? 'data' : 'zero', end: Math.min(data, end) };
     }
     const hole = seekHole(this.fd, at);
     return { kind: 'data', end: hole === null || hole <= at ? end : Math.min(hole, end) };
   }
 
+  /** Not of a closed unit: its descriptor's number may be another file's by now. */
   handle(): UnitHandle {
+    this.checkOpen('handle');
     const { fd, name: path, size, identity, sparse, canWrite } = this;
     return { kind: 'file', fd, path, size, identity, sparse, canWrite };
   }
@@ -176,6 +201,11 @@ export class FileUnit implements LogicalUnit {
     if (this.closed) return;
     this.closed = true;
     if (this.owned) this.call('close', undefined, undefined, () => closeSync(this.fd));
+  }
+
+  /** Whether a file has fewer bytes than this. A block device keeps its size. */
+  private endsBefore(end: ByteOffset): boolean {
+    return this.sparse && Number(this.stat().size) < end;
   }
 
   private stat() {
@@ -210,82 +240,4 @@ export class FileUnit implements LogicalUnit {
       throw systemError(cause, { path: this.name, offset, length, operation });
     }
   }
-}
-
-/** What kind of file it is, how large, and what makes it this file and no other. */
-function inspect(fd: number, path: string): { size: ByteCount; identity: string; sparse: boolean } {
-  const stat = fstatSync(fd, { bigint: true });
-  if (stat.isFile()) {
-    // Inodes are used again soon after a file is removed: the time of birth tells the next file from it.
-    const born = stat.birthtimeNs > 0n ? `${stat.birthtimeNs}` : `device ${stat.dev}`;
-    return { size: boundedSize(Number(stat.size), path), identity: `file:${stat.ino}@${born}`, sparse: true };
-  }
-  if (stat.isBlockDevice()) {
-    const device = `${major(stat.rdev)}:${minor(stat.rdev)}`;
-    const size = boundedSize(deviceSize(fd, device), path);
-    const serial = ['dm/uuid', 'wwid', 'device/wwid', 'serial', 'device/serial', 'loop/backing_file']
-      .map((file) => sysfs(device, file))
-      .find((text) => text !== null);
-    return { size, identity: `block:${device}:${size}${serial ? `:${serial}` : ''}`, sparse: false };
-  }
-  const what = stat.isDirectory()
-    ? 'a directory'
-    : stat.isFIFO()
-      ? 'a FIFO'
-      : stat.isSocket()
-        ? 'a socket'
-        : 'a character device';
-  throw new DriftmapError('argument', `expected a file or a block device, got ${what}`, {
-    path,
-    operation: 'open',
-  });
-}
-
-function boundedSize(size: number, path: string): ByteCount {
-  if (size > MAX_DISK_SIZE)
-    throw new DriftmapError('limit', 'larger than 2^53−1 bytes', { path, length: size });
-  return size;
-}
-
-/** Linux's encoding of device numbers (glibc `gnu_dev_major`, `gnu_dev_minor`). */
-function major(device: bigint): bigint {
-  return ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn);
-}
-function minor(device: bigint): bigint {
-  return (device & 0xffn) | ((device >> 12n) & ~0xffn);
-}
-
-function sysfs(device: string, file: string): string | null {
-  try {
-    return readFileSync(`/sys/dev/block/${device}/${file}`, 'utf8').trim() || null;
-  } catch {
-    return null;
-  }
-}
-
-/** A block device's stat says 0. The kernel tells its size in sectors of 512 bytes; else it is felt for. */
-function deviceSize(fd: number, device: string): ByteCount {
-  const sectors = Number(sysfs(device, 'size') ?? Number.NaN);
-  return Number.isFinite(sectors) ? sectors * 512 : feltSize(fd);
-}
-
-/** The size as the number of readable bytes, by bisection. */
-function feltSize(fd: number): ByteCount {
-  const byte = new Uint8Array(1);
-  const readable = (offset: number) => {
-    try {
-      return readSync(fd, byte, 0, 1, offset) === 1;
-    } catch {
-      return false;
-    }
-  };
-  if (!readable(0)) return 0;
-  let [low, high] = [0, 512];
-  while (high < MAX_DISK_SIZE / 2 && readable(high)) [low, high] = [high, high * 2];
-  while (high - low > 1) {
-    const middle = low + Math.floor((high - low) / 2);
-    if (readable(middle)) low = middle;
-    else high = middle;
-  }
-  return high;
 }

@@ -23,9 +23,16 @@ export interface LogicalUnit {
   /** For messages: the path, or a label in angle brackets. */
   readonly name: string;
   readonly size: ByteCount;
-  /** The same for every opening of the same unit, different for every other unit; survives changes of contents. */
+  /**
+   * The same for every opening of the same unit, whatever its name, and different for every other unit; survives
+   * changes of contents. `inspect.ts` says what it is for files and devices, and where it must fall short.
+   */
   readonly identity: string;
-  /** Changes whenever the contents may have changed (for a file: size and modification time, nanoseconds). */
+  /**
+   * Another one whenever the contents may have changed; the same one vouches for the contents as far as the unit
+   * can tell (`FileUnit.generation` says how far). `device` and `live` vouch for nothing: any thread or process may
+   * write there unseen.
+   */
   generation(): string;
   readonly canWrite: boolean;
 

@@ -1,7 +1,7 @@
 /**
  * The door to the system calls that Node lacks: lseek(SEEK_DATA/SEEK_HOLE) and fallocate. koffi is an
- * optional dependency and loaded when first needed (about 8 ms): without it, on another system than Linux,
- * or with DRIFTMAP_NO_NATIVE=1, every question is answered "unknown" and callers fall back.
+ * optional dependency and loaded when first needed (about 8 ms): without it, on another system than 64-bit
+ * Linux, or with DRIFTMAP_NO_NATIVE=1, every question is answered "unknown" and callers fall back.
  */
 
 import { createRequire } from 'node:module';
@@ -12,6 +12,8 @@ const SEEK_HOLE = 4;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const ENXIO = 6;
+/** Where `off_t` has 64 bits. Elsewhere `lseek` and `fallocate` would take an offset for another one. */
+const wide: readonly string[] = ['arm64', 'loong64', 'ppc64', 'riscv64', 's390x', 'x64'];
 
 interface Libc {
   lseek(fd: number, offset: number, whence: number): number;
@@ -27,7 +29,7 @@ function door(): Libc | null {
 }
 
 function open(): Libc | null {
-  if (process.platform !== 'linux') return null;
+  if (process.platform !== 'linux' || !wide.includes(process.arch)) return null;
   try {
     const require = createRequire(import.meta.url);
     const koffi = require('koffi') as typeof import('koffi');

@@ -21,6 +21,7 @@ const ALIGNMENT = 64;
  * @throws DriftmapError `limit` past 4 GiB, or when the process has no address space left
  */
 export function createSharedMemory(bytes: ByteCount, purpose: string): WebAssembly.Memory {
+  assert(Number.isSafeInteger(bytes) && bytes >= 0, `${purpose}: a memory of ${bytes} bytes`);
   if (bytes > MAX_MEMORY_BYTES) {
     throw new DriftmapError(
       'limit',
@@ -52,7 +53,10 @@ export class SlotArena {
   readonly slots: number;
   private readonly stride: ByteCount;
 
+  /** @throws DriftmapError `limit` when the slots together take more than 4 GiB, or no address space is left */
   constructor(slots: number, slotBytes: ByteCount) {
+    assert(Number.isInteger(slots) && slots > 0, `${slots} slots`);
+    assert(Number.isSafeInteger(slotBytes) && slotBytes > 0, `slots of ${slotBytes} bytes`);
     this.slots = slots;
     this.stride = alignUp(slotBytes, ALIGNMENT);
     // Address 0 stays free: a null pointer must never be somebody's slot.

@@ -311,8 +311,21 @@ class ScanRun {
       seconds: progress.seconds,
       startupSeconds: (Math.min(...outcomes.map((outcome) => outcome.begunAt)) - this.calledAt) / 1000,
       workers: this.pool.workers,
-      warnings: this.changedMeanwhile(),
+      warnings: [...this.resumedOnTrust(), ...this.changedMeanwhile()],
     };
+  }
+
+  /** Block devices and memory do not tell of writes: what an earlier scan saw of them is taken on trust. */
+  private resumedOnTrust(): string[] {
+    if (!this.options.resume) return [];
+    const { production, replica } = this.options;
+    const silent = [production, replica].filter((disk) =>
+      /^(?:device|live)$/m.test(disk.generation().replaceAll(' ', '\n')),
+    );
+    return silent.map(
+      (disk) =>
+        `${disk.name}: does not tell whether it was written to since the scan that was resumed; blocks compared then are not compared again`,
+    );
   }
 
   /** A disk that is written to while it is scanned, without live marks, may differ where nothing is marked. */

@@ -6,23 +6,46 @@
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { LogicalUnit } from '../../src/lu/logical-unit.ts';
+import type { ByteRange } from '../../src/base/units.ts';
+import type { LogicalUnit, UnitExtent } from '../../src/lu/logical-unit.ts';
 
 export interface Subject {
   readonly title: string;
   make(size: number): LogicalUnit | Promise<LogicalUnit>;
   /** The same unit for reading only, where there is such a thing. */
   makeReadOnly?(size: number): LogicalUnit | Promise<LogicalUnit>;
-  /** Sizes are multiples of this (block devices). */
-  readonly granule?: number;
+  /** Random histories: fewer where making a unit is slow. */
+  readonly runs?: number;
 }
 
+/** A multiple of 512, as a block device's must be. */
 const SIZE = 200_704;
 
-export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject): void {
-  const pattern = (length: number, seed: number) =>
-    Uint8Array.from({ length }, (_, i) => (Math.imul(i + seed, 2654435761) >>> 24) | 1);
+/** No byte of it is zero. */
+export function pattern(length: number, seed: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++) bytes[i] = (Math.imul(i + seed, 2654435761) >>> 24) | 1;
+  return bytes;
+}
 
+export const same = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
+export const isZero = (bytes: Uint8Array) => bytes.every((byte) => byte === 0);
+
+/** The laws of one answer of `extents` about a range of at least one byte. */
+export function lawful(extents: readonly UnitExtent[], range: ByteRange, limit: number): void {
+  expect(extents.length).toBeGreaterThan(0);
+  expect(extents.length).toBeLessThanOrEqual(Math.max(limit, 1));
+  let at = range.offset;
+  for (const [i, { offset, length, kind }] of extents.entries()) {
+    expect(offset).toBe(at);
+    expect(length).toBeGreaterThan(0);
+    at += length;
+    if (i > 0) expect(kind).not.toBe(extents[i - 1]!.kind);
+  }
+  expect(at).toBeLessThanOrEqual(range.offset + range.length);
+}
+
+export function conformance({ title, make, makeReadOnly, runs = 25 }: Subject): void {
   async function refused(act: () => unknown): Promise<unknown> {
     try {
       await act();
@@ -47,7 +70,7 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
       const unit = await make(SIZE);
       const all = new Uint8Array(SIZE).fill(7);
       await unit.read(0, all);
-      expect(all.every((byte) => byte === 0)).toBe(true);
+      expect(isZero(all)).toBe(true);
       for (const [offset, length] of [
         [0, 1],
         [511, 2],
@@ -61,7 +84,7 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
         await unit.write(offset, bytes);
         const back = new Uint8Array(length);
         await unit.read(offset, back);
-        expect(back).toEqual(bytes);
+        expect(same(back, bytes)).toBe(true);
       }
       expect(unit.size).toBe(SIZE);
       await unit.close();
@@ -73,7 +96,7 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
       const memory = new WebAssembly.Memory({ initial: 4, maximum: 4, shared: true });
       const bytes = new Uint8Array(memory.buffer).fill(0xa5);
       await unit.read(1001, bytes.subarray(77, 77 + 90_000));
-      expect(bytes.slice(77, 77 + 90_000)).toEqual(pattern(SIZE, 3).subarray(1001, 91_001));
+      expect(same(bytes.subarray(77, 77 + 90_000), pattern(SIZE, 3).subarray(1001, 91_001))).toBe(true);
       expect(bytes.subarray(0, 77).every((byte) => byte === 0xa5)).toBe(true);
       expect(bytes.subarray(77 + 90_000).every((byte) => byte === 0xa5)).toBe(true);
       await unit.close();
@@ -136,36 +159,33 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
       for (const [offset, length, limit] of [
         [0, SIZE, undefined],
         [0, SIZE, 1],
+        [0, SIZE, 0],
         [9000, 50_000, 3],
         [SIZE - 1, 1, 10],
       ] as const) {
         let at: number = offset;
         while (at < offset + length) {
-          const extents = await unit.extents({ offset: at, length: offset + length - at }, limit);
-          expect(extents.length).toBeGreaterThan(0);
-          if (limit !== undefined) expect(extents.length).toBeLessThanOrEqual(limit);
-          for (const [i, extent] of extents.entries()) {
-            expect(extent.offset).toBe(at);
-            expect(extent.length).toBeGreaterThan(0);
+          const range = { offset: at, length: offset + length - at };
+          const extents = await unit.extents(range, limit);
+          lawful(extents, range, limit ?? Number.POSITIVE_INFINITY);
+          for (const extent of extents) {
             at += extent.length;
-            expect(at).toBeLessThanOrEqual(offset + length);
-            if (i > 0) expect(extent.kind).not.toBe(extents[i - 1]!.kind);
             if (extent.kind === 'data') continue;
             const bytes = new Uint8Array(extent.length);
             await unit.read(extent.offset, bytes);
-            expect(bytes.every((byte) => byte === 0)).toBe(true);
+            expect(isZero(bytes)).toBe(true);
           }
         }
       }
       await unit.close();
     });
 
-    it('agrees with a plain array over random writes, zeros and reads', async () => {
+    it('agrees with a plain array over random writes, zeros, reads and questions', async () => {
       const steps = fc.array(
         fc.record({
-          act: fc.constantFrom('write', 'zero', 'read'),
+          act: fc.constantFrom('write', 'zero', 'read', 'extents'),
           offset: fc.nat(SIZE - 1),
-          length: fc.nat(60_000),
+          length: fc.oneof(fc.nat(60_000), fc.nat(SIZE)),
           seed: fc.nat(255),
         }),
         { minLength: 1, maxLength: 15 },
@@ -182,18 +202,25 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
             } else if (act === 'zero') {
               await unit.zero({ offset, length });
               model.fill(0, offset, offset + length);
-            } else {
+            } else if (act === 'read') {
               const back = new Uint8Array(length);
               await unit.read(offset, back);
-              expect(Buffer.compare(back, model.subarray(offset, offset + length))).toBe(0);
+              expect(same(back, model.subarray(offset, offset + length))).toBe(true);
+            } else if (length > 0) {
+              const extents = await unit.extents({ offset, length }, 1 + seed);
+              lawful(extents, { offset, length }, 1 + seed);
+              for (const run of extents) {
+                if (run.kind === 'data') continue;
+                expect(isZero(model.subarray(run.offset, run.offset + run.length))).toBe(true);
+              }
             }
           }
           const back = new Uint8Array(SIZE);
           await unit.read(0, back);
-          expect(Buffer.compare(back, model)).toBe(0);
+          expect(same(back, model)).toBe(true);
           await unit.close();
         }),
-        { numRuns: granule > 1 ? 5 : 25 },
+        { numRuns: runs },
       );
     });
 
@@ -203,9 +230,13 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
       await unit.close();
       for (const act of [
         () => unit.read(0, new Uint8Array(1)),
+        () => unit.read(0, new Uint8Array(0)),
         () => unit.write(0, new Uint8Array(1)),
+        () => unit.zero({ offset: 0, length: 1 }),
         () => unit.flush(),
         () => unit.extents({ offset: 0, length: 1 }),
+        () => unit.generation(),
+        () => unit.handle(),
       ]) {
         const error = await refused(act);
         expect(error).toMatchObject({ name: 'DriftmapError', kind: 'argument' });
@@ -217,11 +248,18 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
       const unit = await make(SIZE);
       const bytes = pattern(SIZE, 11);
       await unit.write(0, bytes);
-      const sum = bytes.reduce((total, byte) => total + byte, 0);
-      expect(await inWorker(unit)).toEqual({ size: SIZE, identity: unit.identity, sum });
+      expect(
+        await inWorker(unit, `await unit.read(0, bytes); await unit.write(77, bytes.subarray(0, 5000));`),
+      ).toEqual({
+        size: SIZE,
+        identity: unit.identity,
+        canWrite: true,
+        bytes,
+      });
+      bytes.copyWithin(77, 0, 5000);
       const back = new Uint8Array(SIZE);
       await unit.read(0, back);
-      expect(Buffer.compare(back, bytes)).toBe(0);
+      expect(same(back, bytes)).toBe(true);
       await unit.close();
     });
 
@@ -229,7 +267,12 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
       it('for reading only says so beforehand, and refuses to be changed', async () => {
         const unit = await makeReadOnly(SIZE);
         expect(unit.canWrite).toBe(false);
-        expect(await refused(() => unit.write(0, new Uint8Array(1)))).toMatchObject({ kind: 'permission' });
+        for (const length of [0, 1]) {
+          expect(await refused(() => unit.write(0, new Uint8Array(length)))).toMatchObject({
+            kind: 'permission',
+            operation: 'write',
+          });
+        }
         expect(await refused(() => unit.zero({ offset: 0, length: 1 }))).toMatchObject({
           kind: 'permission',
         });
@@ -239,21 +282,25 @@ export function conformance({ title, make, makeReadOnly, granule = 1 }: Subject)
   });
 }
 
-/** Attaches the unit in a thread of the built code, reads it whole, closes it there. */
-function inWorker(unit: LogicalUnit): Promise<unknown> {
+/**
+ * Attaches the unit in a thread of the built code, does `act` (a statement about `unit` and `bytes`, which are as
+ * many as the unit has), closes it there, and tells what it found.
+ */
+export function inWorker(unit: LogicalUnit, act: string): Promise<unknown> {
   const attach = new URL('../../dist/lu/attach.js', import.meta.url).href;
   const code = `
     const { parentPort, workerData } = require('node:worker_threads');
     import(${JSON.stringify(attach)}).then(async ({ attachUnit }) => {
       const unit = attachUnit(workerData);
       const bytes = new Uint8Array(unit.size);
-      await unit.read(0, bytes);
+      ${act}
       await unit.close();
-      parentPort.postMessage({ size: unit.size, identity: unit.identity, sum: bytes.reduce((total, byte) => total + byte, 0) });
+      parentPort.postMessage({ size: unit.size, identity: unit.identity, canWrite: unit.canWrite, bytes });
     });`;
   return new Promise((resolve, reject) => {
     const worker = new Worker(code, { eval: true, workerData: unit.handle() });
     worker.once('message', (message) => resolve(worker.terminate().then(() => message)));
     worker.once('error', reject);
+    worker.once('exit', (status) => reject(new Error(`the thread ended by itself, status ${status}`)));
   });
 }

@@ -1,5 +1,9 @@
+import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { createSharedMemory, SlotArena } from '../../src/memory/shared-memory.ts';
+import { thrown } from '../tools.ts';
+
+const built = new URL('../../dist/memory/shared-memory.js', import.meta.url).href;
 
 describe('shared memory', () => {
   it('is as large as it will ever be, in whole pages', () => {
@@ -16,6 +20,34 @@ describe('shared memory', () => {
     expect(() => createSharedMemory(2 ** 32 + 1, 'a test')).toThrow(/a test: 4\.00 GiB is more than/);
     expect(() => new SlotArena(64, 2 ** 27)).toThrow(/fewer workers or smaller blocks/);
   });
+
+  it('of a size that is none is a mistake of ours, not a want of memory', () => {
+    for (const bytes of [-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(thrown(() => createSharedMemory(bytes, 'a test'))).toMatchObject({ kind: 'internal' });
+      expect(thrown(() => new SlotArena(1, bytes))).toMatchObject({ kind: 'internal' });
+    }
+    for (const slots of [0, -1, 1.5, Number.NaN]) {
+      expect(thrown(() => new SlotArena(slots, 64))).toMatchObject({ kind: 'internal' });
+    }
+  });
+
+  it('that the process has no address space for is a limit, with what to do', () => {
+    // Each memory reserves about 10 GiB of at most 128 TiB; a child with less runs out of it soon.
+    const code = `
+      const { createSharedMemory } = await import(${JSON.stringify(built)});
+      const kept = [];
+      try {
+        for (let i = 0; i < 1000; i++) kept.push(createSharedMemory(65536, 'bank ' + i));
+        console.log('never');
+      } catch (error) {
+        console.log(JSON.stringify({ kind: error.kind, message: error.message, some: kept.length > 0 }));
+      }`;
+    const script = 'ulimit -v 67108864; exec "$0" --input-type=module -e "$1"';
+    const { stdout } = spawnSync('sh', ['-c', script, process.execPath, code], { encoding: 'utf8' });
+    const told = JSON.parse(stdout);
+    expect(told).toMatchObject({ kind: 'limit', some: true });
+    expect(told.message).toMatch(/^bank \d+: cannot make a memory of .*close scanners or array images/);
+  });
 });
 
 describe('slots', () => {
@@ -25,6 +57,8 @@ describe('slots', () => {
       [3, 1000],
       [64, 65536],
       [7, 12345],
+      // More than 2 GiB: pointers that a 32-bit signed number cannot hold.
+      [3, 2 ** 30],
     ] as const) {
       const arena = new SlotArena(slots, bytes);
       let end = 1;
