@@ -13,6 +13,7 @@ export { type OpenDiskOptions, openDisk } from './disk/open.ts';
 export type { VirtualDisk } from './disk/virtual-disk.ts';
 export { type ArrayImage, type ArrayImageOptions, createArrayImage } from './lu/array-image.ts';
 export { openFileUnit } from './lu/file-unit.ts';
+export { type Delay, delayUnit, type Fault, faultUnit, type LogEntry, logUnit } from './lu/filters.ts';
 export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
 export { compose } from './mapping/compose.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';

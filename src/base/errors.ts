@@ -96,6 +96,7 @@ const kindOfCode: Readonly<Record<string, ErrorKind>> = {
   EPERM: 'permission',
   EROFS: 'permission',
   EISDIR: 'argument',
+  EEXIST: 'policy',
 };
 
 /** Wraps what the operating system threw; passes one of ours through unchanged. */
@@ -109,6 +110,7 @@ export function systemError(cause: unknown, context: ErrorContext): DriftmapErro
     EPERM: 'operation not permitted',
     EROFS: 'read-only file system',
     EISDIR: 'is a directory',
+    EEXIST: 'is there already and is not overwritten: remove it first, or name another file',
     EIO: 'input/output error',
     ENOSPC: 'no space left on device',
     EMFILE: 'too many open files',

@@ -25,8 +25,6 @@ export const READ_PIECE = 512 * KiB;
 
 /** Backing files behind one image. Real chains have tens; QEMU breaks down long before this. */
 export const MAX_CHAIN_DEPTH = 64;
-/** Logical units of one virtual disk (a split VMDK of 2 GiB extents reaches 8 TiB). Bounded by a tag's bits. */
-export const MAX_UNITS = 4096;
 /** Extents of one map: ten million take 200 MB; five times that is a map nobody could use. */
 export const MAX_EXTENTS = 50_000_000;
 
@@ -126,3 +124,6 @@ export const VHDX_MAX_ITEM_BYTES = 1 * MiB;
 export const VDI_MAX_MAP_BYTES = 64 * MiB;
 /** Tables of VHD and VDI images read at a time. */
 export const BLOCK_TABLE_READ = 1 * MiB;
+
+/** L2 tables of a qcow2 image: 32 TiB wholly mapped in clusters of 64 KiB. A file of holes may claim any number of them. */
+export const QCOW2_MAX_L2_BYTES = 4 * GiB;

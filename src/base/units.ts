@@ -100,5 +100,6 @@ export function humanSize(size: ByteCount): string {
     value /= 1024;
     power++;
   }
+  if (power === 0 && size === 1) return '1 byte';
   return `${power === 0 ? value : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${units[power]}`;
 }

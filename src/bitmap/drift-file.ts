@@ -12,6 +12,7 @@
  * All integers are little end first. There are no times and nothing random: one bitmap has one encoding.
  */
 
+import { statSync } from 'node:fs';
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_DRIFT_BYTES, MAX_DRIFT_HEADER_BYTES, MAX_IDENTITY_BYTES } from '../base/limits.ts';
 import type { BlockCount, ByteOffset } from '../base/units.ts';
@@ -57,6 +58,10 @@ export function saveBitmap(bitmap: SyncBitmap, path: string): void {
  * @throws DriftmapError `policy`, and what reading the file throws
  */
 export function checkReplaceable(path: string): void {
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (there !== undefined && !there.isFile()) {
+    throw new DriftmapError('argument', 'expected a regular file to write the bitmap to', { path });
+  }
   const start = readStart(path, format.magic.length);
   if (start === null || start.length === 0) return;
   if (start.length === format.magic.length && format.magic.every((byte, i) => start[i] === byte)) return;

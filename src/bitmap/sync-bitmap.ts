@@ -292,7 +292,7 @@ export class SyncBitmap {
       .or(other.coverage.and(otherDecides));
     const header: BitmapHeader = {
       ...a,
-      signature: a.signature === b.signature ? a.signature : NO_SIGNATURE,
+      signature: NO_SIGNATURE,
       production: mixedStamp(a.production, b.production),
       replica: mixedStamp(a.replica, b.replica),
     };

@@ -7,8 +7,8 @@ import { exactSize, humanSize } from '../base/units.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { drawDriftMap, driftMapLegend } from './drift-map.ts';
 import { Exit, explainExits } from './exit.ts';
-import { firstRanges, line, listRanges } from './scan-report.ts';
-import { columns, paint, print } from './terminal.ts';
+import { firstRanges, line, listRanges, rangesAsJson } from './scan-report.ts';
+import { columns, paint, print, printable } from './terminal.ts';
 
 export function defineBitmap(program: Command): void {
   const bitmap = program
@@ -74,7 +74,9 @@ async function show(file: string, options: { json?: boolean; all?: boolean }): P
       production,
       replica,
     };
-    await print(`${JSON.stringify({ ...object, ranges: [...bitmap.ranges()] }, null, 2)}\n`);
+    await print(`${JSON.stringify(object, null, 2).slice(0, -2)},\n  "ranges": `);
+    for (const piece of rangesAsJson(bitmap.ranges(), '\n    ')) await print(piece);
+    await print('\n}\n');
     return;
   }
   const ranges = firstRanges(bitmap.ranges(), options.all === true);
@@ -86,11 +88,14 @@ async function show(file: string, options: { json?: boolean; all?: boolean }): P
   });
   const lines = [
     line('disks', `${humanSize(size)} in ${blocks} blocks of ${exactSize(blockSize)}`),
-    line('production', paint('dim', `${header.production.identity}, ${humanSize(header.production.size)}`)),
-    line('replica', paint('dim', `${header.replica.identity}, ${humanSize(header.replica.size)}`)),
+    line(
+      'production',
+      paint('dim', `${printable(header.production.identity)}, ${humanSize(header.production.size)}`),
+    ),
+    line('replica', paint('dim', `${printable(header.replica.identity)}, ${humanSize(header.replica.size)}`)),
     line(
       'compared',
-      `by ${header.signature}; ${bitmap.complete ? 'every block' : `${coveredBlocks} of ${blocks} blocks`} looked at`,
+      `by ${printable(header.signature)}; ${bitmap.complete ? 'every block' : `${coveredBlocks} of ${blocks} blocks`} looked at`,
     ),
     line('marked', `${count} blocks (${humanSize(bitmap.markedBytes)}) in ${ranges.count} ranges`),
     line('drift', `│${paint('cyan', drawn)}│`),
@@ -119,11 +124,15 @@ async function combine(
 
 async function exportRanges(file: string, options: { output?: string }): Promise<void> {
   const bitmap = await load(file);
-  const text = `${JSON.stringify([...bitmap.ranges()])}\n`;
   process.exitCode = Exit.equal;
-  if (options.output === undefined) return print(text);
+  if (options.output === undefined) {
+    for (const piece of rangesAsJson(bitmap.ranges())) await print(piece);
+    return print('\n');
+  }
+  const text = `${[...rangesAsJson(bitmap.ranges())].join('')}\n`;
   try {
-    writeFileSync(options.output, text);
+    // Never over something that is there: a name mistyped is a disk image lost.
+    writeFileSync(options.output, text, { flag: 'wx' });
   } catch (cause) {
     throw systemError(cause, { path: options.output, operation: 'write' });
   }

@@ -1,7 +1,7 @@
 /** Exit statuses, and how an error is told: one line on standard error. */
 
 import { DriftmapError } from '../base/errors.ts';
-import { paint } from './terminal.ts';
+import { paint, printable } from './terminal.ts';
 
 /** As `cmp`: 0 equal, 1 different, 2 trouble; 128 + the signal's number when a signal stopped it. */
 export const Exit = { equal: 0, different: 1, trouble: 2, interrupted: 130, terminated: 143 } as const;
@@ -15,7 +15,7 @@ export function fail(error: unknown): number {
   const message = error instanceof Error ? error.message : String(error);
   const unexpected =
     error instanceof DriftmapError ? '' : 'unexpected error (set DRIFTMAP_DEBUG=1 for its stack): ';
-  process.stderr.write(`${paint('red', 'driftmap:', process.stderr)} ${unexpected}${oneLine(message)}\n`);
+  process.stderr.write(`${paint('red', 'driftmap:', process.stderr)} ${unexpected}${printable(message)}\n`);
   if (process.env.DRIFTMAP_DEBUG && error instanceof Error) process.stderr.write(`${stackOf(error)}\n`);
   if (!(error instanceof DriftmapError) || error.kind !== 'aborted') return Exit.trouble;
   return wasTerminated(error) ? Exit.terminated : Exit.interrupted;
@@ -27,16 +27,10 @@ function wasTerminated(error: unknown): boolean {
 }
 
 export function warn(message: string): void {
-  process.stderr.write(`${paint('yellow', 'driftmap: warning:', process.stderr)} ${oneLine(message)}\n`);
+  process.stderr.write(`${paint('yellow', 'driftmap: warning:', process.stderr)} ${printable(message)}\n`);
 }
 
 function stackOf(error: Error): string {
   const cause = error.cause instanceof Error ? `\ncaused by ${stackOf(error.cause)}` : '';
   return `${error.stack ?? error.message}${cause}`;
-}
-
-/** Names and messages can come from a damaged image: control characters never reach the terminal. */
-function oneLine(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ');
 }

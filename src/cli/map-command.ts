@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import { Exit, explainExits, warn } from './exit.ts';
 import { allowOutsideOption, formatOption } from './options.ts';
-import { paint, print } from './terminal.ts';
+import { paint, print, printable } from './terminal.ts';
 
 interface MapCommandOptions {
   json?: boolean;
@@ -61,7 +61,7 @@ async function runMap(path: string, options: MapCommandOptions): Promise<void> {
               : 'data'
             : 'unknown';
         await print(
-          `${row(start, length, kind, depth, offset ?? '–', data ? disk.units[unit]!.name : '')}\n`,
+          `${row(start, length, kind, depth, offset ?? '–', data ? printable(disk.units[unit]!.name) : '')}\n`,
         );
       }
       first = false;

@@ -63,10 +63,8 @@ export function sizeOption(flags: string, description: string): Option {
 }
 
 export function formatOption(flags: string, whose: string): Option {
-  return new Option(flags, `format of ${whose}: raw or qcow2 (default: by its first bytes)`).choices([
-    'raw',
-    'qcow2',
-  ]);
+  const description = `format of ${whose} (default: by its first bytes)`;
+  return new Option(flags, description).choices(['raw', 'qcow2', 'vhd', 'vhdx', 'vdi']);
 }
 
 export function allowOutsideOption(): Option {

@@ -6,7 +6,7 @@ import { type Command, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import type { CompareMethod, Scanner, ScanResult } from '../scan/scan.ts';
+import type { CompareMethod, Scanner, ScanOptions, ScanResult } from '../scan/scan.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Exit, explainExits, warn } from './exit.ts';
 import {
@@ -87,6 +87,13 @@ ${explainExits}`,
 }
 
 async function runScan(production: string, replica: string, options: ScanCommandOptions): Promise<void> {
+  const stop = new AbortController();
+  const stopped = (signal: NodeJS.Signals) => {
+    // The second time somebody means it.
+    if (stop.signal.aborted) process.exit(signal === 'SIGINT' ? Exit.interrupted : Exit.terminated);
+    stop.abort(signal);
+  };
+  process.on('SIGINT', stopped).on('SIGTERM', stopped).on('SIGHUP', stopped);
   if (options.bitmap) await checkWritable(options.bitmap);
   const earlier = { within: await loadEarlier(options.within), resume: await loadEarlier(options.resume) };
   // Threads start while the disks are opened.
@@ -98,17 +105,21 @@ async function runScan(production: string, replica: string, options: ScanCommand
     const { allowOutside, productionFormat, replicaFormat } = options;
     disks.push(await openDisk(production, { format: productionFormat, allowOutside }));
     disks.push(await openDisk(replica, { format: replicaFormat, allowOutside }));
-    for (const disk of disks) for (const warning of disk.warnings) warn(warning);
-    const result = await scanUntilStopped(scanner, [disks[0]!, disks[1]!], earlier, options);
-    if (options.bitmap) await save(result.bitmap, options.bitmap);
+    const warnings = disks.flatMap((disk) => disk.warnings);
+    for (const warning of warnings) warn(warning);
+    const extra = { ...earlier, signal: stop.signal };
+    const result = await scanUntilStopped(scanner, [disks[0]!, disks[1]!], extra, options);
     for (const warning of result.warnings) warn(warning);
+    // Before anything is printed: whoever reads it may leave early.
+    process.exitCode = result.markedBlocks === 0 ? Exit.equal : Exit.different;
     const formats = { productionFormat: disks[0]!.format, replicaFormat: disks[1]!.format };
     const names = { production, replica, ...formats };
     const report = options.json
-      ? `${JSON.stringify(scanAsJson(result, names), null, 2)}\n`
-      : describeScan(result, names, options);
-    await print(report);
-    process.exitCode = result.markedBlocks === 0 ? Exit.equal : Exit.different;
+      ? scanAsJson(result, names, warnings)
+      : [describeScan(result, names, options)];
+    for (const piece of report) await print(piece);
+    // Last: should there be no space for it, the answer is not lost.
+    if (options.bitmap) await save(result.bitmap, options.bitmap);
   } finally {
     for (const disk of disks) await disk.close();
     await scanner.close();
@@ -130,28 +141,19 @@ async function save(bitmap: SyncBitmap, file: string): Promise<void> {
 async function scanUntilStopped(
   scanner: Scanner,
   [production, replica]: [VirtualDisk, VirtualDisk],
-  earlier: { within: SyncBitmap | undefined; resume: SyncBitmap | undefined },
+  extra: Pick<ScanOptions, 'within' | 'resume' | 'signal'>,
   options: ScanCommandOptions,
 ): Promise<ScanResult> {
-  const stop = new AbortController();
   const bar = await createProgressBar(options.quiet === true || options.json === true);
-  const stopped = (signal: NodeJS.Signals) => {
-    const status = signal === 'SIGINT' ? Exit.interrupted : Exit.terminated;
-    // The second time somebody means it.
-    if (stop.signal.aborted) process.exit(status);
-    stop.abort(signal);
-  };
-  process.on('SIGINT', stopped).on('SIGTERM', stopped);
   let partial: SyncBitmap | undefined;
   try {
     return await scanner.scan({
       production,
       replica,
-      ...earlier,
+      ...extra,
       blockSize: options.blockSize,
       signature: options.signature,
       compare: options.compare,
-      signal: stop.signal,
       onProgress: (progress) => bar.show(progress),
       onPartial: (bitmap) => {
         partial = bitmap;
@@ -160,13 +162,29 @@ async function scanUntilStopped(
   } catch (cause) {
     bar.stop();
     if (!partial || !options.bitmap) throw cause;
-    await save(partial, options.bitmap);
-    const message = `${messageOf(cause)}; ${partialNote(partial, options.bitmap)}`;
+    const message = `${messageOf(cause)}; ${await keepPartial(partial, options.bitmap)}`;
     throw new DriftmapError(kindOf(cause), message, { cause });
   } finally {
     bar.stop();
-    process.off('SIGINT', stopped).off('SIGTERM', stopped);
   }
+}
+
+/** Keeps what a scan had found, unless the file holds a bitmap of the same disks that looked at more. */
+async function keepPartial(partial: SyncBitmap, file: string): Promise<string> {
+  const { loadBitmap } = await import('../bitmap/drift-file.ts');
+  let earlier: SyncBitmap | undefined;
+  try {
+    earlier = loadBitmap(file);
+    partial.checkSameDisks(earlier, file);
+  } catch {
+    // None there, or one of other disks: there is nothing to spare.
+    earlier = undefined;
+  }
+  if (earlier && earlier.coveredBlocks > partial.coveredBlocks) {
+    return `${file} keeps an earlier bitmap of these disks, which looked at more`;
+  }
+  await save(partial, file);
+  return partialNote(partial, file);
 }
 
 function partialNote(partial: SyncBitmap, file: string): string {

@@ -4,7 +4,7 @@ import type { ByteRange } from '../base/units.ts';
 import { exactSize, humanSize } from '../base/units.ts';
 import type { ScanResult } from '../scan/scan.ts';
 import { drawDriftMap, driftMapLegend } from './drift-map.ts';
-import { columns, paint } from './terminal.ts';
+import { columns, paint, printable } from './terminal.ts';
 
 export interface ScanNames {
   readonly production: string;
@@ -16,20 +16,15 @@ export interface ScanNames {
 /** How many ranges are printed without `--all`. */
 const FIRST_RANGES = 20;
 
-export function scanAsJson(result: ScanResult, names: ScanNames): Record<string, unknown> {
-  const {
-    size,
-    blockSize,
-    signature,
-    blocks,
-    markedBlocks,
-    comparedBytes,
-    skippedBytes,
-    readBytes,
-    seconds,
-    workers,
-  } = result;
-  return {
+/** One JSON object, in pieces: of millions of ranges no string is made. */
+export function* scanAsJson(
+  result: ScanResult,
+  names: ScanNames,
+  warnings: readonly string[],
+): Generator<string, undefined> {
+  const { bitmap, size, blockSize, signature, blocks, markedBlocks } = result;
+  const { comparedBytes, skippedBytes, readBytes, seconds, workers } = result;
+  const front = {
     production: { path: names.production, format: names.productionFormat, size: result.productionSize },
     replica: { path: names.replica, format: names.replicaFormat, size: result.replicaSize },
     size,
@@ -37,15 +32,32 @@ export function scanAsJson(result: ScanResult, names: ScanNames): Record<string,
     signature,
     blocks,
     markedBlocks,
-    coveredBlocks: result.bitmap.coveredBlocks,
-    ranges: result.ranges,
+    coveredBlocks: bitmap.coveredBlocks,
     comparedBytes,
     skippedBytes,
     readBytes,
     seconds,
     workers,
-    warnings: result.warnings,
+    warnings: [...warnings, ...result.warnings],
   };
+  // Without its closing brace: the ranges come last.
+  yield `${JSON.stringify(front, null, 2).slice(0, -2)},\n  "ranges": `;
+  yield* rangesAsJson(bitmap.ranges(), '\n    ');
+  yield '\n}\n';
+}
+
+/** `[{"offset": …, "length": …}, …]`, in pieces. */
+export function* rangesAsJson(ranges: Iterable<ByteRange>, separator = ''): Generator<string, undefined> {
+  let piece = '[';
+  let first = true;
+  for (const range of ranges) {
+    piece += `${first ? '' : ','}${separator}${JSON.stringify(range)}`;
+    first = false;
+    if (piece.length < 65536) continue;
+    yield piece;
+    piece = '';
+  }
+  yield `${piece}]`;
 }
 
 export function describeScan(
@@ -59,11 +71,11 @@ export function describeScan(
   const lines = [
     line(
       'production',
-      `${names.production}  ${paint('dim', `${names.productionFormat}, ${humanSize(result.productionSize)}`)}`,
+      `${printable(names.production)}  ${paint('dim', `${names.productionFormat}, ${humanSize(result.productionSize)}`)}`,
     ),
     line(
       'replica',
-      `${names.replica}  ${paint('dim', `${names.replicaFormat}, ${humanSize(result.replicaSize)}`)}`,
+      `${printable(names.replica)}  ${paint('dim', `${names.replicaFormat}, ${humanSize(result.replicaSize)}`)}`,
     ),
   ];
   if (result.productionSize !== result.replicaSize) lines.push(line('sizes', sizesDiffer(result)));
@@ -81,7 +93,7 @@ export function describeScan(
     return `${lines.join('\n')}\n`;
   }
   const ranges = firstRanges(bitmap.ranges(), all);
-  const share = `${markedBlocks} of ${blocks} blocks (${humanSize(bitmap.markedBytes)} of ${humanSize(size)}) in ${ranges.count} ranges`;
+  const share = `${markedBlocks} of ${blocks} blocks (${humanSize(bitmap.markedBytes)} of ${humanSize(size)}) in ${ranges.count} ${ranges.count === 1 ? 'range' : 'ranges'}`;
   lines.push(line('result', paint('red', `different: ${share}`)));
   const coverage = bitmap.complete ? {} : { coverage: bitmap.coverageRuns() };
   const drawn = drawDriftMap({ blocks, marks: bitmap.runs(), width: columns() - 14, ...coverage });

@@ -10,7 +10,7 @@ import type { DiskHandle, VirtualDisk } from './virtual-disk.ts';
 
 /** One image of a backing chain; a layer's index is the depth of its extents. */
 export interface Layer {
-  readonly format: 'raw' | 'qcow2';
+  readonly format: string;
   /** The image file, and what holds its data clusters: the same unit unless there is a data file. */
   readonly file: LogicalUnit;
   readonly data: LogicalUnit;
@@ -44,6 +44,9 @@ export class MappedDisk implements VirtualDisk {
   readonly layers: readonly Layer[];
   private readonly owned: readonly LogicalUnit[];
   private readonly reader: DiskReader;
+  readonly openedGeneration: string;
+  private retained = 0;
+  private closing = false;
 
   constructor(parts: MappedDiskParts) {
     this.name = parts.name;
@@ -56,6 +59,7 @@ export class MappedDisk implements VirtualDisk {
     this.layers = parts.layers;
     this.owned = parts.owned;
     this.reader = new DiskReader(this);
+    this.openedGeneration = this.generation();
   }
 
   generation(): string {
@@ -71,8 +75,20 @@ export class MappedDisk implements VirtualDisk {
     return { name, format, size, identity, map: map.handle(), units: units.map(handleOf) };
   }
 
+  retain(): () => Completion {
+    this.retained++;
+    let held = true;
+    return () => {
+      if (!held) return undefined;
+      held = false;
+      this.retained--;
+      return this.closing && this.retained === 0 ? closeAll(this.owned) : undefined;
+    };
+  }
+
   close(): Completion {
-    return closeAll(this.owned);
+    this.closing = true;
+    return this.retained === 0 ? closeAll(this.owned) : undefined;
   }
 }
 

@@ -13,19 +13,25 @@ import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ExtentMap } from '../mapping/extent-map.ts';
 import { overlay } from '../mapping/overlay.ts';
 import { type Address, parseAddress } from './address.ts';
+import type { BackingImage, ImageHost, LoadedImage } from './formats/image.ts';
 import { readQcow2Header } from './formats/qcow2-header.ts';
 import { readQcow2Map } from './formats/qcow2-tables.ts';
+import { loadVdi } from './formats/vdi.ts';
+import { loadVhd } from './formats/vhd.ts';
+import { loadVhdx } from './formats/vhdx.ts';
 import { diskIdentity } from './identity.ts';
 import { closeAll, type Layer, MappedDisk } from './mapped-disk.ts';
 import { openPlace } from './places.ts';
-import { type FormatChoice, guessedFormat, statedFormat } from './policy.ts';
-import { resolveReference } from './references.ts';
+import { type FormatChoice, guessedFormat, type ReadableFormat, statedFormat } from './policy.ts';
+import { type Referrer, resolveReference } from './references.ts';
 import { canUnpackZstd, zstdAdvice } from './unpack.ts';
 import { flattened } from './view-unit.ts';
 import type { VirtualDisk } from './virtual-disk.ts';
 
+const loaders = { vhd: loadVhd, vhdx: loadVhdx, vdi: loadVdi } as const;
+
 export interface OpenDiskOptions {
-  /** `raw` or `qcow2`; without it the contents tell, see `policy.ts`. */
+  /** `raw`, `qcow2`, `vhd`, `vhdx` or `vdi`; without it the contents tell, see `policy.ts`. */
   readonly format?: string | undefined;
   /** Lets images name backing and data files outside their folder, and devices. */
   readonly allowOutside?: boolean | undefined;
@@ -67,7 +73,7 @@ interface Loaded {
   readonly map: ExtentMap;
   readonly units: readonly LogicalUnit[];
   readonly layer: Layer;
-  readonly backing: { readonly path: string; readonly format: string | null } | null;
+  readonly backing: (Omit<BackingImage, 'name'> & { readonly path: string }) | null;
 }
 
 /**
@@ -103,6 +109,7 @@ class ChainOpener {
         throw new DriftmapError('limit', reason, { path: image.path });
       }
       image = await this.openBacking(last.backing, image.path);
+      await last.backing.check?.(image.unit);
       last = await this.load(image);
     }
     const chained = chain.flatMap((loaded) => loaded.units);
@@ -170,7 +177,13 @@ class ChainOpener {
 
   private async load(image: Image): Promise<Loaded> {
     try {
-      return await (image.choice.format === 'raw' ? this.loadRaw(image) : this.loadQcow2(image));
+      const before = image.unit.generation();
+      const loaded = await this.loadAs(image.choice.format, image);
+      if (image.choice.format !== 'raw' && image.unit.generation() !== before) {
+        const reason = 'changed while its tables were read: open it when nobody writes to it';
+        throw new DriftmapError('io', reason, { path: image.path, operation: 'open' });
+      }
+      return loaded;
     } catch (error) {
       // A map that grows too large knows no path.
       if (!(error instanceof DriftmapError) || error.path !== undefined) throw error;
@@ -179,19 +192,46 @@ class ChainOpener {
     }
   }
 
+  private loadAs(format: ReadableFormat, image: Image): Promise<Loaded> {
+    if (format === 'raw') return this.loadRaw(image);
+    if (format === 'qcow2') return this.loadQcow2(image);
+    return this.loadOther(image, loaders[format]);
+  }
+
+  /** Formats that say all they have to say in a map. */
+  private async loadOther(image: Image, load: (host: ImageHost) => Promise<LoadedImage>): Promise<Loaded> {
+    const { unit, path, choice } = image;
+    const referrer = this.referrer(image);
+    const { map, units, backing } = await load({
+      unit,
+      path,
+      warn: (message) => this.warnings.push(message),
+      open: (what, name) => this.openFile(resolveReference(what, name, referrer), path),
+    });
+    const layer: Layer = { format: choice.format, file: unit, data: unit, header: null, cutTail: 0 };
+    if (backing === null) return { map, units, layer, backing: null };
+    const { name, ...parent } = backing;
+    return { map, units, layer, backing: { path: resolveReference('parent', name, referrer), ...parent } };
+  }
+
+  private referrer({ path, folder, choice }: Image): Referrer {
+    return { image: path, folder, trusted: choice.trusted, allowOutside: this.allowOutside };
+  }
+
   private async loadRaw({ unit }: Image): Promise<Loaded> {
     const layer: Layer = { format: 'raw', file: unit, data: unit, header: null, cutTail: 0 };
     return { map: ExtentMap.identity(unit.size), units: [unit], layer, backing: null };
   }
 
-  private async loadQcow2({ unit, path, folder, choice }: Image): Promise<Loaded> {
+  private async loadQcow2(image: Image): Promise<Loaded> {
+    const { unit, path } = image;
     const header = await readQcow2Header(unit);
     if (header.corrupt) {
       this.warnings.push(
         `${path}: the image is marked corrupt; its contents may be wrong (qemu-img check -r repairs)`,
       );
     }
-    const referrer = { image: path, folder, trusted: choice.trusted, allowOutside: this.allowOutside };
+    const referrer = this.referrer(image);
     const { dataFileName, backingName } = header;
     const dataPath = dataFileName === null ? null : resolveReference('data file', dataFileName, referrer);
     const backing =

@@ -13,8 +13,21 @@ import { extname } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { DETECT_BYTES, type Detected, detectFooter, detectHead, FOOTER_BYTES } from './formats/detect.ts';
+import { ViewUnit } from './view-unit.ts';
 
-export type ReadableFormat = 'raw' | 'qcow2';
+/** Every format that is read, with the names that its files have and that confirm a guess. */
+const names = {
+  raw: [],
+  qcow2: ['.qcow2', '.qcow', '.qc2'],
+  vhd: ['.vhd', '.avhd', '.vpc'],
+  vhdx: ['.vhdx', '.avhdx'],
+  vdi: ['.vdi'],
+} as const satisfies Readonly<Record<string, readonly string[]>>;
+
+export type ReadableFormat = keyof typeof names;
+
+/** For help texts and messages. */
+export const readableFormats = Object.keys(names) as ReadableFormat[];
 
 export interface FormatChoice {
   readonly format: ReadableFormat;
@@ -23,30 +36,24 @@ export interface FormatChoice {
   readonly warnings: readonly string[];
 }
 
-const readable: readonly string[] = ['raw', 'qcow2'];
-const recognised: readonly string[] = [
-  'qcow',
-  'qed',
-  'vmdk',
-  'vpc',
-  'vhd',
-  'vhdx',
-  'vdi',
-  'parallels',
-  'luks',
-  'dmg',
-  'cloop',
-  'bochs',
-];
-const qcow2Names: readonly string[] = ['.qcow2', '.qcow', '.qc2'];
+/** Recognised, and refused by name. */
+const recognised: readonly string[] = ['qcow', 'qed', 'vmdk', 'parallels', 'luks', 'dmg', 'cloop', 'bochs'];
 /** Formats that keep their mark at the end of the file, by the names their files have. */
 const footerNames: Readonly<Record<string, string>> = { '.vhd': 'vpc', '.vpc': 'vpc', '.dmg': 'dmg' };
 
+/** QEMU calls VHD by the program it came from. */
+function readableName(format: string): ReadableFormat | null {
+  const name = format === 'vpc' ? 'vhd' : format;
+  return name in names ? (name as ReadableFormat) : null;
+}
+
 /** The format that the user, or a backing format extension, stated. */
 export function statedFormat(format: string, path: string): FormatChoice {
-  if (readable.includes(format)) return { format: format as ReadableFormat, trusted: true, warnings: [] };
+  const readable = readableName(format);
+  if (readable !== null) return { format: readable, trusted: true, warnings: [] };
   if (recognised.includes(format)) throw unsupported(format, path);
-  throw new DriftmapError('argument', `unknown format '${format}': expected raw or qcow2`, { path });
+  const reason = `unknown format '${format}': expected ${readableFormats.join(', ')}`;
+  throw new DriftmapError('argument', reason, { path });
 }
 
 /** The format that the contents tell. */
@@ -54,23 +61,42 @@ export async function guessedFormat(unit: LogicalUnit, name: string): Promise<Fo
   const detected = detectHead(await readPart(unit, 0, DETECT_BYTES));
   const extension = extname(name).toLowerCase();
   if (detected.format === 'raw') return guessedRaw(unit, name, extension);
-  if (detected.format !== 'qcow2') throw unsupported(detected.title, name);
-  // A device's name says nothing of what is on it.
+  const format = readableName(detected.format);
+  if (format === null) throw unsupported(detected.title, name);
+  if (isPlainFile(unit) && names[format].some((known) => known === extension)) {
+    return { format, trusted: true, warnings: [] };
+  }
+  const warning = `${name}: the format ${format} was guessed from contents that a guest can write; state the format ${format} (--production-format, --replica-format, --format), or raw to take its bytes as they are`;
+  return { format, trusted: false, warnings: [warning] };
+}
+
+/** A device's name, or an address, says nothing of what is there. */
+function isPlainFile(unit: LogicalUnit): boolean {
+  if (unit instanceof ViewUnit) return false;
   const file = unit.handle();
-  const named = file.kind === 'file' && file.sparse && qcow2Names.includes(extension);
-  if (named) return { format: 'qcow2', trusted: true, warnings: [] };
-  const warning = `${name}: the format qcow2 was guessed from contents that a guest can write; state the format qcow2 (--production-format, --replica-format, --format), or raw to take its bytes as they are`;
-  return { format: 'qcow2', trusted: false, warnings: [warning] };
+  return file.kind === 'file' && file.sparse;
 }
 
 async function guessedRaw(unit: LogicalUnit, name: string, extension: string): Promise<FormatChoice> {
   const raw: FormatChoice = { format: 'raw', trusted: true, warnings: [] };
   if (unit.size < FOOTER_BYTES) return raw;
   const footer = detectFooter(await readPart(unit, unit.size - FOOTER_BYTES, FOOTER_BYTES));
-  if (footer.format === 'raw') return raw;
-  if (footerNames[extension] === footer.format) throw unsupported(footer.title, name);
+  if (footer.format === 'raw') return namedOtherwise(name, extension, unit) ?? raw;
+  if (footerNames[extension] === footer.format && isPlainFile(unit)) {
+    const format = readableName(footer.format);
+    if (format === null) throw unsupported(footer.title, name);
+    return { format, trusted: true, warnings: [] };
+  }
   const warning = `${name}: read as a raw disk, though its last sector looks like the footer of ${footer.title}; state the format raw (--production-format, --replica-format, --format) if it is one`;
   return { ...raw, warnings: [warning] };
+}
+
+/** A damaged image must not be compared, container and all, as if it were a raw disk. */
+function namedOtherwise(name: string, extension: string, unit: LogicalUnit): null {
+  const format = readableFormats.find((known) => names[known].some((suffix) => suffix === extension));
+  if (format === undefined || !isPlainFile(unit)) return null;
+  const reason = `named like a ${format} image, and is none: it is damaged, or misnamed; state the format raw (--production-format, --replica-format, --format) to take its bytes as they are`;
+  throw new DriftmapError('malformed', reason, { path: name });
 }
 
 async function readPart(unit: LogicalUnit, offset: number, most: number): Promise<Uint8Array> {

@@ -23,7 +23,7 @@ export interface Referrer {
  * The path to open for a name in an image.
  * @throws DriftmapError `policy` where the name leads out, `not-found` where nothing is there
  */
-export function resolveReference(what: 'backing file' | 'data file', name: string, from: Referrer): string {
+export function resolveReference(what: string, name: string, from: Referrer): string {
   const refuse = (why: string, advice: string) =>
     new DriftmapError('policy', `the image names the ${what} '${printable(name)}', ${why}: ${advice}`, {
       path: from.image,

@@ -21,11 +21,15 @@ export interface VirtualDisk {
   readonly identity: string;
   /** Changes whenever the contents may have changed. */
   generation(): string;
+  /** The generation when the disk's tables were read: while `generation()` is the same, its map is true. */
+  readonly openedGeneration: string;
   /** What the user should know: a guessed format, a corrupt mark … One line each. */
   readonly warnings: readonly string[];
   /** Fills `target` from a virtual offset, through the map; unmapped bytes are zeros. Range errors as `LogicalUnit.read`. */
   read(offset: ByteOffset, target: Uint8Array): Completion;
   handle(): DiskHandle;
+  /** Keeps the disk open, also when it is closed meanwhile, until the returned function is called. */
+  retain(): () => Completion;
   close(): Completion;
 }
 

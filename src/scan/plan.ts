@@ -21,6 +21,8 @@ export const GRANULE_BLOCKS = 32;
 const MAX_RANGE_BYTES = 32 * MiB;
 const MIN_RANGE_BYTES = 2 * MiB;
 const RANGES_PER_WORKER = 16;
+/** More ranges than this are made larger instead: a sparse petabyte is planned in megabytes. */
+const MAX_RANGES = 2 ** 20;
 
 export interface ScanGeometry {
   /** The larger disk's size. */
@@ -104,7 +106,8 @@ export function* blocksOutside(plan: ScanPlan): Generator<BlockRun, undefined> {
 function rangeGranules({ size, blockSize, rangeBytes, workers }: PlanInput): number {
   const granuleBytes = GRANULE_BLOCKS * blockSize;
   const share = size / (workers * RANGES_PER_WORKER);
-  const wanted = rangeBytes ?? Math.min(MAX_RANGE_BYTES, Math.max(MIN_RANGE_BYTES, share));
+  const wanted =
+    rangeBytes ?? Math.max(Math.min(MAX_RANGE_BYTES, Math.max(MIN_RANGE_BYTES, share)), size / MAX_RANGES);
   return Math.max(1, Math.round(wanted / granuleBytes));
 }
 

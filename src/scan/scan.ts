@@ -115,12 +115,11 @@ export class Scanner {
 
   /** Scans one pair at a time: a call made during another waits for it. */
   async scan(options: ScanOptions): Promise<ScanResult> {
-    const calledAt = performance.timeOrigin + performance.now();
     if (this.closed) throw new DriftmapError('argument', 'this scanner is closed');
     const before = this.queue;
     const run = (async () => {
       await before;
-      return new ScanRun(this.pool, options, calledAt).run();
+      return new ScanRun(this.pool, options, performance.timeOrigin + performance.now()).run();
     })();
     this.queue = run.catch(() => undefined);
     return run;
@@ -149,8 +148,10 @@ class ScanRun {
 
   constructor(pool: ScanPool, options: ScanOptions, calledAt: number) {
     const { production, replica, blockSize = DEFAULT_BLOCK_SIZE } = options;
+    checkOptions(options);
     checkAborted(options.signal);
     checkBlockSize(blockSize);
+    for (const disk of [production, replica]) checkUnchangedSinceOpened(disk);
     this.pool = pool;
     this.options = options;
     this.calledAt = calledAt;
@@ -190,6 +191,7 @@ class ScanRun {
     if (!resume) return within ? () => within.runs() : undefined;
     this.bitmap.checkSameDisks(resume, '--resume');
     this.bitmap.checkSameGeneration(resume, '--resume');
+    checkSameSignature(resume, this.comparedBy);
     this.bitmap.adopt(resume);
     const { blocks } = this.bitmap;
     return () => uncovered(within ? within.runs() : [{ start: 0, end: blocks }], resume);
@@ -199,15 +201,20 @@ class ScanRun {
     const { signal } = this.options;
     const stop = () => Atomics.store(this.control, Control.stop, 1);
     signal?.addEventListener('abort', stop, { once: true });
+    // A disk that is closed meanwhile stays open until nobody reads it: its descriptor must not become another file's.
+    const release = [this.options.production, this.options.replica].map((disk) => disk.retain());
     try {
       if (this.plan.todo === null) this.coverOutside();
       const outcomes = await this.runWorkers(stop);
       checkAborted(signal);
       return this.result(outcomes);
     } catch (cause) {
+      // What was written meanwhile is as true of a part as of the whole.
+      if (this.options.live) this.bitmap.markLive(this.options.live);
       this.options.onPartial?.(this.bitmap);
       throw cause;
     } finally {
+      for (const letGo of release) await letGo();
       signal?.removeEventListener('abort', stop);
     }
   }
@@ -380,6 +387,38 @@ function checkAborted(signal: AbortSignal | undefined): void {
 
 function stamp(disk: VirtualDisk): DiskStamp {
   return { identity: disk.identity, size: disk.size, generation: disk.generation() };
+}
+
+/** Callers from plain JavaScript get a word, not a `TypeError` from the depths. */
+function checkOptions({ production, replica, compare, rangeBytes, within, resume }: ScanOptions): void {
+  for (const [what, disk] of Object.entries({ production, replica })) {
+    if (disk?.map === undefined)
+      throw new DriftmapError('argument', `expected a disk from openDisk as ${what}`);
+  }
+  if (compare !== undefined && compare !== 'signatures' && compare !== 'bytes') {
+    throw new DriftmapError('argument', `expected compare: 'signatures' or 'bytes', got '${compare}'`);
+  }
+  if (rangeBytes !== undefined && !(Number.isSafeInteger(rangeBytes) && rangeBytes > 0)) {
+    throw new DriftmapError('argument', `expected rangeBytes to be a number of bytes, got ${rangeBytes}`);
+  }
+  for (const [what, bitmap] of Object.entries({ within, resume })) {
+    if (bitmap === undefined || bitmap instanceof SyncBitmap) continue;
+    throw new DriftmapError('argument', `expected a SyncBitmap as ${what}`);
+  }
+}
+
+/** The map of an image was read when it was opened; writes since then may have moved what it says. */
+function checkUnchangedSinceOpened(disk: VirtualDisk): void {
+  if (disk.format === 'raw' || disk.generation() === disk.openedGeneration) return;
+  const reason = 'changed since it was opened, so where its bytes lie may have changed too: open it again';
+  throw new DriftmapError('mismatch', reason, { path: disk.name, operation: 'scan' });
+}
+
+/** What one algorithm found equal says nothing of another's bound, and a combination of bitmaps nothing of any. */
+function checkSameSignature(resume: SyncBitmap, comparedBy: string): void {
+  if (resume.header.signature === comparedBy) return;
+  const reason = `--resume: the bitmap was compared by '${resume.header.signature}', this scan compares by '${comparedBy}': use the same, or scan anew`;
+  throw new DriftmapError('mismatch', reason, { operation: 'scan' });
 }
 
 function checkLive(live: LiveMarks | undefined, bitmap: SyncBitmap): void {

@@ -7,7 +7,7 @@ import type { BlockIndex, ByteCount, ByteOffset, ByteRange } from '../base/units
 import { blocksTouching } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
-import { type AlgorithmName, algorithmByName } from '../signature/algorithm.ts';
+import { type AlgorithmName, algorithmByName, type SignatureAlgorithm } from '../signature/algorithm.ts';
 import { Kernels, loadKernels } from '../signature/kernels.ts';
 import { checkBlockSize } from './plan.ts';
 import { Side } from './side.ts';
@@ -53,10 +53,43 @@ export async function* signatures(
       `${algorithm.name} needs a key of 32 bytes: its signatures mean nothing without it`,
     );
   }
-  const { memory, pointer } = new SlotArena(1, slotBytes(blockSize)).slot(0);
+  const arena = takeArena(slotBytes(blockSize));
+  try {
+    yield* signBlocks(disk, { range, blockSize, algorithm, key: options.key, arena });
+  } finally {
+    idle.push(arena);
+  }
+}
+
+/** Memories that no call uses: made once, used again. */
+const idle: Arena[] = [];
+
+interface Arena {
+  readonly slots: SlotArena;
+  readonly bytes: ByteCount;
+}
+
+function takeArena(bytes: ByteCount): Arena {
+  const at = idle.findIndex((arena) => arena.bytes >= bytes);
+  return at < 0 ? { slots: new SlotArena(1, bytes), bytes } : idle.splice(at, 1)[0]!;
+}
+
+interface SignBlocks {
+  readonly range: ByteRange;
+  readonly blockSize: ByteCount;
+  readonly algorithm: SignatureAlgorithm;
+  readonly key: Uint8Array | undefined;
+  readonly arena: Arena;
+}
+
+async function* signBlocks(
+  disk: VirtualDisk,
+  { range, blockSize, algorithm, key, arena }: SignBlocks,
+): AsyncGenerator<BlockSignature, undefined> {
+  const { memory, pointer } = arena.slots.slot(0);
   const layout = layOutSlot(pointer, blockSize);
   const kernels = new Kernels(loadKernels(), memory, layout.scratch);
-  const signer = await kernels.signer(algorithm, options.key);
+  const signer = await kernels.signer(algorithm, key);
   const bytes = new Uint8Array(memory.buffer);
   const side = new Side(disk);
   const last = blocksTouching(range, blockSize).end;

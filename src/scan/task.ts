@@ -13,7 +13,7 @@ export interface WorkerSetup {
 
 /**
  * Int32 cells on shared memory. `next` is the first range that nobody took, `stop` ends all workers at
- * their next piece, `begun` is set by the first worker to look at a block.
+ * their next piece.
  */
 export const Control = { next: 0, stop: 1, cells: 2 } as const;
 

@@ -155,6 +155,16 @@ describe('Ctrl-C', () => {
       expect(JSON.parse(resumed.stdout).ranges).toEqual(whole.ranges);
     }
     expect(interrupted).toBeGreaterThan(0);
+    // The file now holds the whole answer: a scan that is stopped does not replace it by less.
+    const full = readFileSync(path('partial.drift'));
+    for (let share = 0.3; share < 0.8; share += 0.1) {
+      const result = await driftmapStopped(
+        [...arguments_, '--bitmap', path('partial.drift')],
+        'SIGINT',
+        share * took,
+      );
+      if (result.status === 130) expect(readFileSync(path('partial.drift')).equals(full)).toBe(true);
+    }
   });
 });
 
@@ -207,6 +217,25 @@ describe('trouble', () => {
     expect(stderr).toMatch(/^driftmap: /);
     expect(stderr.trim().split('\n').length).toBeLessThanOrEqual(2);
     expect(stderr).not.toMatch(/\n\s+at /);
+  });
+
+  it('is not a reader that leaves before the answer: the status still says different', () => {
+    const command = `"${process.execPath}" dist/cli/main.js scan "${path('a.raw')}" "${path('b.raw')}" --all | true; echo "\${PIPESTATUS[0]}"`;
+    expect(spawnSync('bash', ['-c', command], { cwd: root, encoding: 'utf8' }).stdout.trim()).toBe('1');
+  });
+
+  it('is a full disk under the messages, and is still 2', () => {
+    const command = `"${process.execPath}" dist/cli/main.js scan /nowhere/a /nowhere/b 2> /dev/full`;
+    expect(spawnSync('bash', ['-c', command], { cwd: root }).status).toBe(2);
+  });
+
+  it('is an export or a bitmap over something that is there', () => {
+    writeFileSync(path('image'), 'a disk');
+    expect(driftmap(['bitmap', 'export', path('ab.drift'), '-o', path('image')]).status).toBe(2);
+    expect(readFileSync(path('image'), 'utf8')).toBe('a disk');
+    expect(driftmap(['scan', path('a.raw'), path('b.raw'), '--bitmap', '/dev/null']).stderr).toMatch(
+      /regular file/,
+    );
   });
 
   it('is a bitmap path that holds something else, which is kept', () => {

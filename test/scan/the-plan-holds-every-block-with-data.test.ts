@@ -148,6 +148,13 @@ describe('a plan', () => {
     expect(plan.blocks).toBeLessThanOrEqual(1000 * 2 * GRANULE_BLOCKS);
   });
 
+  it('of a petabyte that may be all data has about a million ranges, not one for each 32 MiB', () => {
+    const map = mapOf([[true, 2 ** 50]]);
+    const plan = planScan({ size: map.size, blockSize: 65536, production: map, replica: map, workers: 2 });
+    expect(plan.starts.length).toBeLessThanOrEqual(2 ** 20);
+    expect(plan.blocks).toBe(2 ** 34);
+  });
+
   it('of two empty disks has no ranges', () => {
     const empty = mapOf([[false, 1]]);
     const plan = planScan({ size: 1, blockSize: BLOCK, production: empty, replica: empty, workers: 2 });

@@ -1,13 +1,14 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync, truncateSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, truncateSync, utimesSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { LiveMarks } from '../../src/bitmap/live-marks.ts';
 import type { SyncBitmap } from '../../src/bitmap/sync-bitmap.ts';
 import { openDisk } from '../../src/disk/open.ts';
 import { createArrayImage } from '../../src/lu/array-image.ts';
 import { type Fault, faultUnit } from '../../src/lu/filters.ts';
-import { createScanner, scan } from '../../src/scan/scan.ts';
+import { createScanner, type ScanOptions, scan } from '../../src/scan/scan.ts';
 import { blocksOf, sparseFile } from './pairs.ts';
 
 const size = 16 * 2 ** 20;
@@ -106,6 +107,95 @@ describe('a scan whose', () => {
     });
     expect(result.warnings.join()).toMatch(/written\.raw: changed during the scan/);
     await production.close();
+  });
+});
+
+describe('a scan of what is not what it was', () => {
+  it('refuses an image that was written to since it was opened, as its map may be old', async () => {
+    const { makeDemoDisks } = await import('../../src/cli/demo-disks.ts');
+    makeDemoDisks(join(folder, 'demo.qcow2'), join(folder, 'demo.raw'));
+    const production = await openDisk(join(folder, 'demo.qcow2'));
+    const replica = await openDisk(join(folder, 'demo.raw'), { format: 'raw' });
+    await expect(scanner.scan({ production, replica })).resolves.toMatchObject({ warnings: [] });
+    utimesSync(join(folder, 'demo.qcow2'), new Date(), new Date(Date.now() + 9000));
+    await expect(scanner.scan({ production, replica })).rejects.toMatchObject({
+      kind: 'mismatch',
+      message: expect.stringMatching(/open it again/),
+    });
+    await production.close();
+    await replica.close();
+  });
+
+  it('keeps a disk open that is closed meanwhile, and closes it in the end', async () => {
+    const path = sparseFile(join(folder, 'closed.raw'), new Uint8Array(size).fill(1));
+    const production = await openDisk(path, { format: 'raw' });
+    const { replica } = await pairWith([]);
+    const { markedBlocks } = await scanner.scan({
+      production,
+      replica,
+      live: LiveMarks.create(size, 65536),
+      blockSize: 65536,
+      onProgress: () => production.close(),
+    });
+    expect(markedBlocks).toBe(size / 65536);
+    expect(() => production.generation()).toThrow(/after close/);
+  });
+
+  it('hands out live marks also when it is stopped', async () => {
+    const pair = await pairWith([{ on: 'read', range: { offset: 9 * 2 ** 20, length: 1 } }]);
+    const live = LiveMarks.create(size, 65536);
+    live.markDirty(123, 1);
+    let partial: SyncBitmap | undefined;
+    await failure(
+      scanner.scan({
+        ...pair,
+        live,
+        onPartial: (bitmap) => {
+          partial = bitmap;
+        },
+      }),
+    );
+    expect(partial!.test(0)).toBe(true);
+    const clean = LiveMarks.create(size, 65536);
+    clean.markDirty(15 * 2 ** 20, 1);
+    await failure(
+      scanner.scan({
+        ...pair,
+        live: clean,
+        onPartial: (bitmap) => {
+          partial = bitmap;
+        },
+      }),
+    );
+    expect(partial!.test((15 * 2 ** 20) / 65536)).toBe(true);
+  });
+
+  it('refuses to resume what another algorithm or a combination of bitmaps found', async () => {
+    const pair = await pairWith([]);
+    const { bitmap } = await scanner.scan({ ...pair, signature: 'crc32c' });
+    await expect(scanner.scan({ ...pair, resume: bitmap })).rejects.toMatchObject({
+      kind: 'mismatch',
+      message: expect.stringMatching(/crc32c/),
+    });
+    await expect(
+      scanner.scan({ ...pair, signature: 'crc32c', resume: bitmap.andNot(bitmap) }),
+    ).rejects.toMatchObject({ kind: 'mismatch' });
+    await expect(scanner.scan({ ...pair, signature: 'crc32c', resume: bitmap })).resolves.toMatchObject({
+      markedBlocks: 1,
+    });
+  });
+
+  it.each([
+    { rangeBytes: Number.NaN },
+    { rangeBytes: -5 },
+    { rangeBytes: 0 },
+    { compare: 'foo' },
+    { production: 'x' },
+    { resume: {} },
+    { within: 3 },
+  ])('refuses %j with a clear error', async (wrong) => {
+    const options = { ...(await pairWith([])), ...wrong } as unknown as ScanOptions;
+    await expect(scanner.scan(options)).rejects.toMatchObject({ name: 'DriftmapError', kind: 'argument' });
   });
 });
 

@@ -18,7 +18,7 @@
  */
 
 import { DriftmapError } from '../../base/errors.ts';
-import { MAX_DISK_SIZE, QCOW2_L2_READ } from '../../base/limits.ts';
+import { MAX_DISK_SIZE, QCOW2_L2_READ, QCOW2_MAX_L2_BYTES } from '../../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import { type ExtentMap, ExtentMapBuilder, Kind } from '../../mapping/extent-map.ts';
 import { type ByteSource, readWhole, viewOf } from './byte-source.ts';
@@ -147,6 +147,7 @@ class TableDecoder {
   readL1(l1: DataView): Float64Array {
     const { l1Entries, l1Offset, clusterSize } = this.header;
     const tables = new Float64Array(l1Entries);
+    let used = 0;
     for (let i = 0; i < l1Entries; i++) {
       const high = l1.getUint32(8 * i);
       const low = l1.getUint32(8 * i + 4);
@@ -159,6 +160,11 @@ class TableDecoder {
         );
       }
       tables[i] = offset;
+      if (offset !== 0) used++;
+    }
+    if (used * clusterSize > QCOW2_MAX_L2_BYTES) {
+      const reason = `the image has ${used * clusterSize} bytes of L2 tables: expected at most ${QCOW2_MAX_L2_BYTES}`;
+      throw new DriftmapError('limit', reason, { path: this.path, offset: l1Offset });
     }
     return tables;
   }
