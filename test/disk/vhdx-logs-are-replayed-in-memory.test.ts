@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { loadVhdx } from '../../src/disk/formats/vhdx.ts';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
 import { BytesUnit, describeWith, qemuImg, qemuIo, temporaryFolder } from './images.ts';
-import { contentsOf, load, refusalOf, same } from './vhd-loading.ts';
+import { contentsOf, contentsOrRefusal, fuzzSeconds, load, refusalOf, same } from './vhd-loading.ts';
 import {
   buildVhdx,
   type Descriptor,
@@ -312,6 +312,46 @@ describe('a log that is not whole', () => {
     const error = await refusalOf(loadVhdx, dirty([{ at: 0, descriptors: [one] }], harm));
     expect(error.message).toMatch(/over one another many times/);
     expect(performance.now() - begun).toBeLessThan(2000);
+  });
+});
+
+describe('one damaged byte of a log', () => {
+  it('all of it, its first entry, or nothing is replayed, or the image is refused', {
+    timeout: fuzzSeconds * 1000 + 30_000,
+  }, async () => {
+    const first: Descriptor[] = [{ offset: FIRST_BLOCK, data: filled(11, sector) }, moveBlock2];
+    const second: Descriptor[] = [
+      { offset: FIRST_BLOCK + sector, data: filled(12, sector) },
+      { offset: FIRST_BLOCK, zeros: sector },
+    ];
+    const states = [[], first, [...first, ...second]].map((writes) => naiveVhdx(fileWith(writes))!);
+    const { bytes } = dirty([
+      { at: 0, descriptors: first },
+      { at: 3 * sector, descriptors: second },
+    ]);
+    const seen = new Set<number>();
+    await fc.assert(
+      fc.asyncProperty(fc.nat(5 * sector - 1), fc.integer({ min: 1, max: 255 }), async (place, change) => {
+        bytes[LOG_AT + place]! ^= change;
+        const contents = await contentsOrRefusal(loadVhdx, new BytesUnit(bytes));
+        bytes[LOG_AT + place]! ^= change;
+        const state = contents === null ? -1 : states.findIndex((known) => same(known, contents));
+        expect(contents === null || state >= 0).toBe(true);
+        seen.add(state);
+      }),
+      {
+        numRuns: 2000,
+        interruptAfterTimeLimit: fuzzSeconds * 1000,
+        endOnFailure: true,
+        // The second entry's data, and the first's.
+        examples: [
+          [4 * sector + 100, 1],
+          [sector + 100, 1],
+        ],
+      },
+    );
+    // Damage in the second entry leaves the first; damage in the first leaves no sequence.
+    expect([...seen].sort()).toEqual([-1, 1]);
   });
 });
 
