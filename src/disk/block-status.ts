@@ -139,7 +139,10 @@ async function layerStatus(layer: Layer): Promise<LayerStatus> {
 async function isMetadataPreallocated(file: LogicalUnit, header: Qcow2Header): Promise<boolean> {
   const handle = file.handle();
   if (handle.kind !== 'file') return false;
-  const stored = Math.floor((statSync(handle.path).blocks * 512) / header.clusterSize);
+  // By its name, as there is no descriptor here: a file that has moved since only loses this finer point.
+  const stat = statSync(handle.path, { throwIfNoEntry: false });
+  if (stat === undefined) return false;
+  const stored = Math.floor((stat.blocks * 512) / header.clusterSize);
   const threshold = Math.max(Math.floor((stored * 10) / 9), stored + 2);
   try {
     return (await countUsedClusters(file, header, threshold)) >= threshold;

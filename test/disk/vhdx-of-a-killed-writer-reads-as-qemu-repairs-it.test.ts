@@ -13,7 +13,9 @@ import { contentsOf, load, same } from './vhd-loading.ts';
 /** Whether qemu-io died at its nth write; it may have fewer. */
 function killedAt(nth: number, path: string): boolean {
   const inject = ['-e', 'trace=pwrite64', '-e', `inject=pwrite64:signal=SIGKILL:when=${nth}`];
-  const writer = ['qemu-io', '-f', 'vhdx', '-c', 'write -P 7 4M 1M', path];
+  // Three blocks are allocated, each by a change to the log.
+  const writes = [1, 3, 5].flatMap((block) => ['-c', `write -P ${7 + block} ${block}M 1M`]);
+  const writer = ['qemu-io', '-f', 'vhdx', ...writes, path];
   const { signal, status } = spawnSync('strace', ['-f', '-o', '/dev/null', ...inject, ...writer]);
   if (signal === 'SIGKILL') return true;
   if (status !== 0) throw new Error(`strace ended with ${signal ?? status}: may it trace here?`);
@@ -31,9 +33,9 @@ describeWith(['qemu-img', 'qemu-io', 'strace'], 'a VHDX whose writer was killed'
     qemuIo(fresh, ['write -P 1 0 1M', 'write -P 2 2M 1M'], ['-f', 'vhdx']);
     let killed = 0;
     let replayed = 0;
-    for (let attempt = 0; attempt < 24; attempt++) {
+    for (let attempt = 0; attempt < 40; attempt++) {
       copyFileSync(fresh, path);
-      if (!killedAt(1 + (attempt % 8), path)) continue;
+      if (!killedAt(1 + (attempt % 20), path)) continue;
       killed++;
       const unit = openFileUnit(path);
       const image = await load(loadVhdx, unit);

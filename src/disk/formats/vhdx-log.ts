@@ -55,10 +55,10 @@ interface Entry {
 }
 
 /**
- * Replays the log that the header names. Null where no entry of it is whole and at most one was begun: then
- * its writer stopped before it touched any metadata, for an entry is whole before what it says is done and
- * before the next is begun. (The specification calls that file corrupt too; QEMU, which begins a log for
- * every change, leaves it when it is killed, and reads it.)
+ * Replays the log that the header names. Null where the log holds nothing but, at most, its first entry, not
+ * whole: then its writer stopped before it touched any metadata, for an entry is whole before what it says is
+ * done. (The specification calls that file corrupt too; QEMU, which begins a log for every change, leaves it
+ * when it is killed, and reads it.)
  * @throws DriftmapError `malformed` where no sequence of entries is whole, or the file is shorter than the log
  *   says; `limit` for a log larger than any writer makes
  */
@@ -81,7 +81,7 @@ export async function replayLog(
   const log = new Log(path, logOffset, bytes, header.logGuid);
   const active = log.activeSequence();
   if (active.length === 0) {
-    if (log.entriesBegun() <= 1) return null;
+    if (log.isOnlyBegun()) return null;
     const reason =
       'log: the image was not closed, and no sequence of log entries is whole: its metadata may be half written; let its hypervisor repair it, or copy what QEMU takes it for (qemu-img convert)';
     throw vhdxFault(path, logOffset, reason);
@@ -140,13 +140,15 @@ class Log {
     return best;
   }
 
-  /** Headers of entries of this log, whole or not. */
-  entriesBegun(): number {
+  /** Whether no entry of this log was written, or only the first, which is its own tail, and that in part. */
+  isOnlyBegun(): boolean {
     let begun = 0;
     for (let at = 0; at < this.bytes.length; at += LOG_SECTOR) {
-      if (this.view.getUint32(at, true) === ENTRY && guidAt(this.view, at + 32) === this.guid) begun++;
+      if (this.view.getUint32(at, true) !== ENTRY || guidAt(this.view, at + 32) !== this.guid) continue;
+      if (this.view.getUint32(at + 12, true) !== at || this.entryAt(at) !== null) return false;
+      begun++;
     }
-    return begun;
+    return begun <= 1;
   }
 
   private sequenceFrom(tail: ByteOffset): Entry[] {
