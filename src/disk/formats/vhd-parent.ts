@@ -46,9 +46,14 @@ async function parentName(source: ByteSource, parent: VhdParent): Promise<string
   throw new DriftmapError('malformed', reason, { path: source.name });
 }
 
-/** `.\folder\parent.vhd` → `./folder/parent.vhd`. */
+/** `.\folder\parent.vhd` → `folder/parent.vhd`. */
 export function fromWindows(path: string): string {
-  return path.replaceAll('\\', '/');
+  return withoutDot(path.replaceAll('\\', '/'));
+}
+
+/** So that messages name the file as the user would. */
+function withoutDot(path: string): string {
+  return path.replace(/^(?:\.\/+)+/, '');
 }
 
 /** `\\?\d:\folder\parent.vhd` → `parent.vhd`. */
@@ -62,7 +67,7 @@ async function fromUrl(source: ByteSource, locator: VhdLocator): Promise<string>
   const path = /^file:\/\/(?:localhost(?=\/))?(.+)$/.exec(url)?.[1];
   if (path !== undefined) {
     try {
-      return decodeURIComponent(path);
+      return withoutDot(decodeURIComponent(path));
     } catch {
       // Not an escape: the same error as below.
     }
