@@ -127,3 +127,19 @@ export const BLOCK_TABLE_READ = 1 * MiB;
 
 /** L2 tables of a qcow2 image: 32 TiB wholly mapped in clusters of 64 KiB. A file of holes may claim any number of them. */
 export const QCOW2_MAX_L2_BYTES = 4 * GiB;
+
+/** A file of bench results: every sample of a hundred cases in a long run is a few megabytes. */
+export const MAX_BENCH_FILE_BYTES = 256 * MiB;
+
+/** A VMDK's descriptor: QEMU's cap; four thousand extents take 300 KiB. */
+export const VMDK_MAX_DESCRIPTOR_BYTES = 1 * MiB;
+/** Extents of a VMDK: with the descriptor, as many units as a map can number; 8 TiB in pieces of 2 GiB. */
+export const VMDK_MAX_EXTENTS = 4095;
+/** Grain directory of one extent: 64 TiB in seSparse, 256 TiB in grains of 64 KiB; more than either format reaches. */
+export const VMDK_MAX_DIRECTORY_BYTES = 32 * MiB;
+/** Grain tables of one image: 64 TiB wholly mapped in grains of 64 KiB. A file of holes may claim any number of them. */
+export const VMDK_MAX_TABLE_BYTES = 4 * GiB;
+/** A grain: QEMU's cap. Everybody writes 64 KiB, ESX also 512 bytes and 4 KiB. */
+export const VMDK_MAX_GRAIN_BYTES = 1 * GiB;
+/** A compressed grain: it is unpacked whole into memory. */
+export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;

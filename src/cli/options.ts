@@ -64,7 +64,7 @@ export function sizeOption(flags: string, description: string): Option {
 
 export function formatOption(flags: string, whose: string): Option {
   const description = `format of ${whose} (default: by its first bytes)`;
-  return new Option(flags, description).choices(['raw', 'qcow2', 'vhd', 'vhdx', 'vdi']);
+  return new Option(flags, description).choices(['raw', 'qcow2', 'vhd', 'vhdx', 'vdi', 'vmdk']);
 }
 
 export function allowOutsideOption(): Option {

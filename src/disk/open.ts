@@ -19,6 +19,7 @@ import { readQcow2Map } from './formats/qcow2-tables.ts';
 import { loadVdi } from './formats/vdi.ts';
 import { loadVhd } from './formats/vhd.ts';
 import { loadVhdx } from './formats/vhdx.ts';
+import { loadVmdk } from './formats/vmdk.ts';
 import { diskIdentity } from './identity.ts';
 import { closeAll, type Layer, MappedDisk } from './mapped-disk.ts';
 import { openPlace } from './places.ts';
@@ -28,10 +29,10 @@ import { canUnpackZstd, zstdAdvice } from './unpack.ts';
 import { flattened } from './view-unit.ts';
 import type { VirtualDisk } from './virtual-disk.ts';
 
-const loaders = { vhd: loadVhd, vhdx: loadVhdx, vdi: loadVdi } as const;
+const loaders = { vhd: loadVhd, vhdx: loadVhdx, vdi: loadVdi, vmdk: loadVmdk } as const;
 
 export interface OpenDiskOptions {
-  /** `raw`, `qcow2`, `vhd`, `vhdx` or `vdi`; without it the contents tell, see `policy.ts`. */
+  /** `raw`, `qcow2`, `vhd`, `vhdx`, `vdi` or `vmdk`; without it the contents tell, see `policy.ts`. */
   readonly format?: string | undefined;
   /** Lets images name backing and data files outside their folder, and devices. */
   readonly allowOutside?: boolean | undefined;

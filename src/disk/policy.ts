@@ -22,6 +22,7 @@ const names = {
   vhd: ['.vhd', '.avhd', '.vpc'],
   vhdx: ['.vhdx', '.avhdx'],
   vdi: ['.vdi'],
+  vmdk: ['.vmdk'],
 } as const satisfies Readonly<Record<string, readonly string[]>>;
 
 export type ReadableFormat = keyof typeof names;
@@ -37,7 +38,7 @@ export interface FormatChoice {
 }
 
 /** Recognised, and refused by name. */
-const recognised: readonly string[] = ['qcow', 'qed', 'vmdk', 'parallels', 'luks', 'dmg', 'cloop', 'bochs'];
+const recognised: readonly string[] = ['qcow', 'qed', 'parallels', 'luks', 'dmg', 'cloop', 'bochs'];
 /** Formats that keep their mark at the end of the file, by the names their files have. */
 const footerNames: Readonly<Record<string, string>> = { '.vhd': 'vpc', '.vpc': 'vpc', '.dmg': 'dmg' };
 
@@ -95,7 +96,11 @@ async function guessedRaw(unit: LogicalUnit, name: string, extension: string): P
 function namedOtherwise(name: string, extension: string, unit: LogicalUnit): null {
   const format = readableFormats.find((known) => names[known].some((suffix) => suffix === extension));
   if (format === undefined || !isPlainFile(unit)) return null;
-  const reason = `named like a ${format} image, and is none: it is damaged, or misnamed; state the format raw (--production-format, --replica-format, --format) to take its bytes as they are`;
+  const why =
+    format === 'vmdk'
+      ? 'it holds the contents of a flat disk (then open its descriptor, the small .vmdk file), or is damaged'
+      : 'it is damaged, or misnamed';
+  const reason = `named like a ${format} image, and is none: ${why}; state the format raw (--production-format, --replica-format, --format) to take its bytes as they are`;
   throw new DriftmapError('malformed', reason, { path: name });
 }
 

@@ -10,13 +10,14 @@
  * without a search; the answer never depends on it.
  */
 
+import { DriftmapError } from '../base/errors.ts';
 import { checkWithin } from '../base/ranges.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import type { Completion, LogicalUnit } from '../lu/logical-unit.ts';
 import { Cursor } from '../mapping/cursor.ts';
 import { type ExtentMap, isZero, Kind } from '../mapping/extent-map.ts';
 import { HoleHints } from './hole-hints.ts';
-import { unpackCluster } from './unpack.ts';
+import { type Codec, unpackCluster } from './unpack.ts';
 
 export interface MappedUnits {
   readonly name: string;
@@ -111,8 +112,7 @@ export class DiskReader {
     const skip = map.skipOf(index) + (at - map.startOf(index));
     // Damaged tables may give one place two lengths, of which only one unpacks.
     if (unit === this.unpackedUnit && place === this.unpackedPlace && length === this.unpackedFrom) {
-      target.set(this.unpacked.subarray(skip, skip + target.length));
-      return undefined;
+      return this.copyUnpacked(index, skip, target);
     }
     // A buffer of its own: another read may begin while this one waits.
     const stored = new Uint8Array(length);
@@ -127,13 +127,24 @@ export class DiskReader {
     const unit = map.unitOf(index);
     const place = map.placeOf(index);
     const context = { path: this.units[unit]!.name, offset: place, length: stored.length, operation: 'read' };
-    const kind = map.kindOf(index) === Kind.zstd ? 'zstd' : 'deflate';
-    const unpacked = unpackCluster(kind, stored, map.clusterOf(index), context);
+    const unpacked = unpackCluster(codecOf(map.kindOf(index)), stored, map.clusterOf(index), context);
     this.unpackedUnit = unit;
     this.unpackedPlace = place;
     this.unpackedFrom = stored.length;
     this.unpacked = unpacked;
-    target.set(unpacked.subarray(skip, skip + target.length));
+    return this.copyUnpacked(index, skip, target);
+  }
+
+  /** Copies from the cluster unpacked last, which in a VMDK may hold less than its size. */
+  private copyUnpacked(index: number, skip: ByteCount, target: Uint8Array): undefined {
+    const part = this.unpacked.subarray(skip, skip + target.length);
+    if (part.length < target.length) {
+      const { map } = this;
+      const reason = `a compressed cluster is damaged: expected at least ${skip + target.length} bytes unpacked, got ${this.unpacked.length}`;
+      const context = { offset: map.placeOf(index), length: map.storedOf(index), operation: 'read' };
+      throw new DriftmapError('malformed', reason, { path: this.units[map.unitOf(index)]!.name, ...context });
+    }
+    target.set(part);
     return undefined;
   }
 
@@ -184,4 +195,9 @@ export class DiskReader {
       at = end;
     }
   }
+}
+
+function codecOf(kind: Kind): Codec {
+  if (kind === Kind.deflate) return 'deflate';
+  return kind === Kind.zstd ? 'zstd' : 'zlib';
 }

@@ -29,8 +29,7 @@ export function resolveReference(what: string, name: string, from: Referrer): st
       path: from.image,
     });
   if (!from.trusted) {
-    const advice =
-      'state the format (--production-format, --replica-format, --format) if it is a qcow2 image';
+    const advice = 'state the format (--production-format, --replica-format, --format) if you know it';
     throw refuse('and its format was guessed from contents that a guest can write', advice);
   }
   if (from.folder === null) throw refuse('and it lies in no folder to look in', 'open it by its path');

@@ -1,4 +1,7 @@
-/** Compressed clusters of qcow2: deflate without a zlib header and a 4 KiB window, or zstd frames. */
+/**
+ * Compressed clusters: of qcow2 deflate without a zlib header and with a 4 KiB window, or zstd frames; of VMDK
+ * zlib streams (RFC 1950).
+ */
 
 import type * as Zlib from 'node:zlib';
 import { DriftmapError, type ErrorContext } from '../base/errors.ts';
@@ -19,6 +22,9 @@ function zstdDecompressSync(): ZstdDecompress | undefined {
   return (zlib() as { zstdDecompressSync?: ZstdDecompress }).zstdDecompressSync;
 }
 
+/** The codecs, by the names of their kinds of extents. */
+export type Codec = 'deflate' | 'zstd' | 'zlib';
+
 export function canUnpackZstd(): boolean {
   return zstdDecompressSync() !== undefined;
 }
@@ -29,10 +35,13 @@ export const zstdAdvice = `clusters are compressed with zstd, which Node ${proce
 /**
  * Unpacks one cluster. `stored` ends at a sector boundary and so may hold bytes of another cluster after the
  * compressed ones; they are not looked at.
+ *
+ * Of zlib fewer bytes than a cluster may come out: a VMDK whose disk ends within its last grain stores only what
+ * is on the disk. The caller sees to it that there are as many as it needs.
  * @throws DriftmapError `malformed` unless exactly a whole cluster comes out; `unsupported` for zstd without a decoder
  */
 export function unpackCluster(
-  kind: 'deflate' | 'zstd',
+  kind: Codec,
   stored: Uint8Array,
   cluster: ByteCount,
   context: ErrorContext,
@@ -40,13 +49,13 @@ export function unpackCluster(
   if (kind === 'zstd' && !canUnpackZstd()) throw new DriftmapError('unsupported', zstdAdvice, context);
   let bytes: Uint8Array;
   try {
-    bytes = (kind === 'zstd' ? unpackZstd : inflate)(stored, cluster);
+    bytes = unpackers[kind](stored, cluster);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
     const reason = `a compressed cluster (${kind}) is damaged: ${why}`;
     throw new DriftmapError('malformed', reason, { ...context, cause });
   }
-  if (bytes.length === cluster) return bytes;
+  if (bytes.length === cluster || kind === 'zlib') return bytes;
   const reason = `a compressed cluster (${kind}) is damaged: expected ${cluster} bytes unpacked, got ${bytes.length}`;
   throw new DriftmapError('malformed', reason, context);
 }
@@ -59,6 +68,10 @@ const inflate: Unpack = (stored, cluster) =>
     maxOutputLength: cluster,
     finishFlush: zlib().constants.Z_SYNC_FLUSH,
   });
+
+/** A whole stream with its checksum. */
+const inflateZlib: Unpack = (stored, cluster) =>
+  zlib().inflateSync(stored, { chunkSize: Math.max(64, cluster), maxOutputLength: cluster });
 
 /** Frames follow one another until a cluster is full; most clusters are one frame. */
 const unpackZstd: Unpack = (stored, cluster) => {
@@ -73,6 +86,8 @@ const unpackZstd: Unpack = (stored, cluster) => {
   }
   return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
 };
+
+const unpackers: Readonly<Record<Codec, Unpack>> = { deflate: inflate, zstd: unpackZstd, zlib: inflateZlib };
 
 /**
  * Bytes of the zstd frame that `bytes` begins with: Node's decoder takes a frame for damaged when other bytes

@@ -21,7 +21,7 @@ import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { isPowerOfTwo } from '../base/units.ts';
 
 /** What an extent is. Compressed kinds name their codec: one extent never spans two compressed clusters. */
-export const Kind = { unallocated: 0, zero: 1, data: 2, deflate: 3, zstd: 4 } as const;
+export const Kind = { unallocated: 0, zero: 1, data: 2, deflate: 3, zstd: 4, zlib: 5 } as const;
 export type Kind = (typeof Kind)[keyof typeof Kind];
 
 /** Tag layout, low bits first: 3 kind, 5 log2 of the unpacked cluster size, 12 unit, 12 depth. */
@@ -199,7 +199,7 @@ export class ExtentMap {
 }
 
 export function isPacked(kind: Kind): boolean {
-  return kind === Kind.deflate || kind === Kind.zstd;
+  return kind === Kind.deflate || kind === Kind.zstd || kind === Kind.zlib;
 }
 
 /** Reads as zeros without reading. */

@@ -161,10 +161,10 @@ describe('chains', () => {
   });
 
   it('a backing format that is not read is refused by name', async () => {
-    const vmdk = { type: 0xe2792aca, data: new TextEncoder().encode('vmdk') };
-    await expect(openDisk(image('over-vmdk.qcow2', 'base.raw', vmdk))).rejects.toMatchObject({
+    const qed = { type: 0xe2792aca, data: new TextEncoder().encode('qed') };
+    await expect(openDisk(image('over-qed.qcow2', 'base.raw', qed))).rejects.toMatchObject({
       kind: 'unsupported',
-      message: expect.stringMatching(/vmdk/),
+      message: expect.stringMatching(/qed/),
     });
   });
 
