@@ -16,6 +16,7 @@ export const floors = {
   bitmap: 2,
   disk: 3,
   scan: 4,
+  bench: 5,
   cli: 7,
 };
 
@@ -25,12 +26,13 @@ export const doors = {
   '@msgpack/msgpack': 'codec/control.ts',
   'hash-wasm': 'signature',
   koffi: 'lu/posix.ts',
+  tinybench: 'bench/run.ts',
   commander: 'cli',
   'cli-progress': 'cli/progress-bar.ts',
 };
 
 /** Where execution begins; every other file must be reached from one of these. */
-const entries = ['index.ts', 'cli/main.ts', 'scan/worker.ts'];
+const entries = ['index.ts', 'cli/main.ts', 'scan/worker.ts', 'bench/limit-worker.ts', 'bench/duel.ts'];
 const MAX_LINES = 500;
 
 /** @returns one line per finding, none when the house is tidy. */

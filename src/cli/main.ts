@@ -3,6 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { defineBench } from './bench-command.ts';
 import { defineBitmap } from './bitmap-command.ts';
 import { defineCompletion } from './completion-command.ts';
 import { defineDemo } from './demo-command.ts';
@@ -41,7 +42,15 @@ Examples:
 ${explainExits}`,
   );
 
-for (const define of [defineScan, defineMap, defineSignatures, defineBitmap, defineDemo, defineCompletion])
+for (const define of [
+  defineScan,
+  defineMap,
+  defineSignatures,
+  defineBitmap,
+  defineDemo,
+  defineBench,
+  defineCompletion,
+])
   define(program);
 
 surviveClosedPipe();
