@@ -19,7 +19,7 @@ import { Worker } from 'node:worker_threads';
 import { READ_PIECE } from '../base/limits.ts';
 import { MiB } from '../base/units.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
-import { loadKernels } from '../signature/kernels.ts';
+import { loadKernels } from '../signature/kernel-builds.ts';
 import { type BenchCase, type Suite, type SuiteOptions, shortDigest } from './bench-case.ts';
 import { LimitCells, type LimitName, type LimitSetup, limitNames, slotBytesFor } from './limit-work.ts';
 import { fillRandom } from './random.ts';

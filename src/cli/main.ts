@@ -8,6 +8,7 @@ import { defineBitmap } from './bitmap-command.ts';
 import { defineCompletion } from './completion-command.ts';
 import { defineDemo } from './demo-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
+import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -49,6 +50,7 @@ for (const define of [
   defineBitmap,
   defineDemo,
   defineBench,
+  defineInfo,
   defineCompletion,
 ])
   define(program);
