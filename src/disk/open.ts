@@ -12,7 +12,7 @@ import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ExtentMap } from '../mapping/extent-map.ts';
 import { overlay } from '../mapping/overlay.ts';
-import { type Address, parseAddress } from './address.ts';
+import { parseAddress } from './address.ts';
 import type { BackingImage, ImageHost, LoadedImage } from './formats/image.ts';
 import { readQcow2Header } from './formats/qcow2-header.ts';
 import { readQcow2Map } from './formats/qcow2-tables.ts';
@@ -22,11 +22,17 @@ import { loadVhdx } from './formats/vhdx.ts';
 import { loadVmdk } from './formats/vmdk.ts';
 import { diskIdentity } from './identity.ts';
 import { closeAll, type Layer, MappedDisk } from './mapped-disk.ts';
-import { openPlace } from './places.ts';
-import { type FormatChoice, guessedFormat, type ReadableFormat, statedFormat } from './policy.ts';
-import { type Referrer, resolveReference } from './references.ts';
+import { openPlace, type Place } from './places.ts';
+import {
+  type FormatChoice,
+  guessedFormat,
+  isPlainFile,
+  type ReadableFormat,
+  statedFormat,
+} from './policy.ts';
+import { type Home, hostFolder, nowhere, type Reference, type Referrer } from './references.ts';
 import { canUnpackZstd, zstdAdvice } from './unpack.ts';
-import { flattened } from './view-unit.ts';
+import { flattened, ViewUnit, withPath } from './view-unit.ts';
 import type { VirtualDisk } from './virtual-disk.ts';
 
 const loaders = { vhd: loadVhd, vhdx: loadVhdx, vdi: loadVdi, vmdk: loadVmdk } as const;
@@ -63,9 +69,10 @@ export async function openDisk(
 /** One image while its chain is opened. */
 interface Image {
   readonly unit: LogicalUnit;
-  /** For messages, and where the image was named: what its own references start from. */
+  /** For messages: a path, or an address. */
   readonly path: string;
-  readonly folder: string | null;
+  /** Where its own references start from. */
+  readonly home: Home;
   readonly choice: FormatChoice;
 }
 
@@ -74,7 +81,7 @@ interface Loaded {
   readonly map: ExtentMap;
   readonly units: readonly LogicalUnit[];
   readonly layer: Layer;
-  readonly backing: (Omit<BackingImage, 'name'> & { readonly path: string }) | null;
+  readonly backing: (Omit<BackingImage, 'name'> & { readonly reference: Reference }) | null;
 }
 
 /**
@@ -124,45 +131,47 @@ class ChainOpener {
   }
 
   private async openTop(source: string | LogicalUnit, format: string | undefined): Promise<Image> {
-    if (typeof source === 'string') {
-      const address = parseAddress(source);
-      if (address !== null) return this.openInside(address, source, format);
-    }
-    const unit = typeof source === 'string' ? await this.openFile(source, source) : source;
-    const file = unit.handle();
-    const path = typeof source === 'string' ? source : unit.name;
-    const named = typeof source === 'string' ? source : file.kind === 'file' ? file.path : null;
-    if (typeof source !== 'string') this.refuseLoop(unit, unit.name);
-    const choice = format === undefined ? await guessedFormat(unit, path) : statedFormat(format, path);
+    const { unit, path, home } = await this.openSource(source);
+    const choice =
+      format === undefined ? await guessedFormat(unit, path, isPlainFile(unit)) : statedFormat(format, path);
     this.warnings.push(...choice.warnings);
-    return { unit, path, folder: named === null ? null : dirname(named), choice };
+    return { unit, path, home, choice };
   }
 
-  /** What lies inside logical units has no folder: an image there cannot name other files. */
-  private async openInside(address: Address, path: string, format: string | undefined): Promise<Image> {
-    const { unit, warnings } = await openPlace(address, this.owned);
-    this.warnings.push(...warnings);
-    const choice = format === undefined ? await guessedFormat(unit, path) : statedFormat(format, path);
-    this.warnings.push(...choice.warnings);
-    return { unit, path, folder: null, choice };
+  private async openSource(source: string | LogicalUnit): Promise<Place & { readonly path: string }> {
+    if (typeof source !== 'string') {
+      this.refuseLoop(source, source.name);
+      const file = source instanceof ViewUnit ? null : source.handle();
+      const home = file?.kind === 'file' ? hostFolder(dirname(file.path)) : nowhere;
+      return { unit: source, path: source.name, home };
+    }
+    const address = parseAddress(source);
+    if (address === null) {
+      const unit = await this.openOwned(openFileUnit(source), source);
+      return { unit, path: source, home: hostFolder(dirname(source)) };
+    }
+    const place = await openPlace(address, this.owned, this.warnings);
+    this.refuseLoop(place.unit, source);
+    return { ...place, path: place.unit.name };
   }
 
   private async openBacking(
-    { path, format }: { path: string; format: string | null },
+    { reference, format }: { reference: Reference; format: string | null },
     from: string,
   ): Promise<Image> {
-    const unit = await this.openFile(path, from);
-    if (format !== null) return { unit, path, folder: dirname(path), choice: statedFormat(format, from) };
-    const choice = await guessedFormat(unit, path);
+    const { path, home } = reference;
+    const unit = await this.openOwned(reference.open(), from);
+    if (format !== null) return { unit, path, home, choice: statedFormat(format, from) };
+    const choice = await guessedFormat(unit, path, isPlainFile(unit));
     this.warnings.push(...choice.warnings);
     this.warnings.push(
       `${from}: does not say the format of its backing file ${path}: guessed ${choice.format} from its contents; record it with qemu-img rebase -u -F`,
     );
-    return { unit, path, folder: dirname(path), choice };
+    return { unit, path, home, choice };
   }
 
-  private async openFile(path: string, from: string): Promise<LogicalUnit> {
-    const unit = await openFileUnit(path);
+  private async openOwned(opening: LogicalUnit | Promise<LogicalUnit>, from: string): Promise<LogicalUnit> {
+    const unit = await opening;
     this.owned.push(unit);
     this.refuseLoop(unit, from);
     return unit;
@@ -186,10 +195,7 @@ class ChainOpener {
       }
       return loaded;
     } catch (error) {
-      // A map that grows too large knows no path.
-      if (!(error instanceof DriftmapError) || error.path !== undefined) throw error;
-      const { path } = image;
-      throw DriftmapError.fromPlain({ ...error.toPlain(), path, message: `${path}: ${error.message}` });
+      throw withPath(error, image.path);
     }
   }
 
@@ -201,22 +207,30 @@ class ChainOpener {
 
   /** Formats that say all they have to say in a map. */
   private async loadOther(image: Image, load: (host: ImageHost) => Promise<LoadedImage>): Promise<Loaded> {
-    const { unit, path, choice } = image;
+    const { unit, path, home, choice } = image;
     const referrer = this.referrer(image);
     const { map, units, backing } = await load({
       unit,
       path,
       warn: (message) => this.warnings.push(message),
-      open: (what, name) => this.openFile(resolveReference(what, name, referrer), path),
+      open: async (what, name) => {
+        const reference = await home.find(what, name, referrer);
+        return this.openOwned(reference.open(), path);
+      },
     });
     const layer: Layer = { format: choice.format, file: unit, data: unit, header: null, cutTail: 0 };
     if (backing === null) return { map, units, layer, backing: null };
     const { name, ...parent } = backing;
-    return { map, units, layer, backing: { path: resolveReference('parent', name, referrer), ...parent } };
+    return {
+      map,
+      units,
+      layer,
+      backing: { reference: await home.find('parent', name, referrer), ...parent },
+    };
   }
 
-  private referrer({ path, folder, choice }: Image): Referrer {
-    return { image: path, folder, trusted: choice.trusted, allowOutside: this.allowOutside };
+  private referrer({ path, choice }: Image): Referrer {
+    return { image: path, trusted: choice.trusted, allowOutside: this.allowOutside };
   }
 
   private async loadRaw({ unit }: Image): Promise<Loaded> {
@@ -225,7 +239,7 @@ class ChainOpener {
   }
 
   private async loadQcow2(image: Image): Promise<Loaded> {
-    const { unit, path } = image;
+    const { unit, path, home } = image;
     const header = await readQcow2Header(unit);
     if (header.corrupt) {
       this.warnings.push(
@@ -234,12 +248,15 @@ class ChainOpener {
     }
     const referrer = this.referrer(image);
     const { dataFileName, backingName } = header;
-    const dataPath = dataFileName === null ? null : resolveReference('data file', dataFileName, referrer);
+    const dataFile = dataFileName === null ? null : await home.find('data file', dataFileName, referrer);
     const backing =
       backingName === null
         ? null
-        : { path: resolveReference('backing file', backingName, referrer), format: header.backingFormat };
-    const data = dataPath === null ? unit : await this.openFile(dataPath, path);
+        : {
+            reference: await home.find('backing file', backingName, referrer),
+            format: header.backingFormat,
+          };
+    const data = dataFile === null ? unit : await this.openOwned(dataFile.open(), path);
     const { map, warnings, cutTail } = await readQcow2Map(unit, header, data.size);
     this.warnings.push(...warnings);
     if (header.compression === 'zstd' && map.packed !== null && !canUnpackZstd()) {
