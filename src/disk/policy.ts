@@ -30,6 +30,12 @@ export type ReadableFormat = keyof typeof names;
 /** For help texts and messages. */
 export const readableFormats = Object.keys(names) as ReadableFormat[];
 
+/** The format that a file's name says; null for one that says none. */
+export function namedFormat(name: string): ReadableFormat | null {
+  const extension = extname(name).toLowerCase();
+  return readableFormats.find((format) => names[format].some((known) => known === extension)) ?? null;
+}
+
 export interface FormatChoice {
   readonly format: ReadableFormat;
   /** May the image name other files? */
@@ -91,7 +97,7 @@ async function guessedRaw(
   const raw: FormatChoice = { format: 'raw', trusted: true, warnings: [] };
   if (unit.size < FOOTER_BYTES) return raw;
   const footer = detectFooter(await readPart(unit, unit.size - FOOTER_BYTES, FOOTER_BYTES));
-  if (footer.format === 'raw') return (isFile ? namedOtherwise(name, extension) : null) ?? raw;
+  if (footer.format === 'raw') return (isFile ? namedOtherwise(name) : null) ?? raw;
   if (footerNames[extension] === footer.format && isFile) {
     const format = readableName(footer.format);
     if (format === null) throw unsupported(footer.title, name);
@@ -102,9 +108,9 @@ async function guessedRaw(
 }
 
 /** A damaged image must not be compared, container and all, as if it were a raw disk. */
-function namedOtherwise(name: string, extension: string): null {
-  const format = readableFormats.find((known) => names[known].some((suffix) => suffix === extension));
-  if (format === undefined) return null;
+function namedOtherwise(name: string): null {
+  const format = namedFormat(name);
+  if (format === null) return null;
   const why =
     format === 'vmdk'
       ? 'it holds the contents of a flat disk (then open its descriptor, the small .vmdk file), or is damaged'
