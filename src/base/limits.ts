@@ -127,3 +127,17 @@ export const BLOCK_TABLE_READ = 1 * MiB;
 
 /** L2 tables of a qcow2 image: 32 TiB wholly mapped in clusters of 64 KiB. A file of holes may claim any number of them. */
 export const QCOW2_MAX_L2_BYTES = 4 * GiB;
+
+// File systems: XFS
+/** Pieces of metadata kept, of 64 KiB each: the inodes and directory blocks that a listing goes back and forth between. */
+export const XFS_CACHED_PIECES = 64;
+/** Levels of an extent tree: the Linux driver's cap (XFS_BTREE_MAXLEVELS); a thousand million extents take five. */
+export const XFS_MAX_TREE_DEPTH = 9;
+/** Directories in one another: a path of 4095 bytes, the longest that Linux takes, goes through 2047. */
+export const XFS_MAX_DIRECTORY_DEPTH = 2048;
+/** Symbolic links on one path: Linux's cap. */
+export const XFS_MAX_SYMLINKS = 40;
+/** Target of a symbolic link: XFS's own cap (XFS_SYMLINK_MAXLEN). */
+export const XFS_MAX_SYMLINK_BYTES = 1024;
+/** Directories of one listing: each is remembered, so that a loop is found. */
+export const XFS_MAX_DIRECTORIES = 10_000_000;
