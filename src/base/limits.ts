@@ -143,3 +143,17 @@ export const VMDK_MAX_TABLE_BYTES = 4 * GiB;
 export const VMDK_MAX_GRAIN_BYTES = 1 * GiB;
 /** A compressed grain: it is unpacked whole into memory. */
 export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;
+
+// File systems: XFS
+/** Pieces of metadata kept, of 64 KiB each: the inodes and directory blocks that a listing goes back and forth between. */
+export const XFS_CACHED_PIECES = 64;
+/** Levels of an extent tree: the Linux driver's cap (XFS_BTREE_MAXLEVELS); a thousand million extents take five. */
+export const XFS_MAX_TREE_DEPTH = 9;
+/** Directories in one another: a path of 4095 bytes, the longest that Linux takes, goes through 2047. */
+export const XFS_MAX_DIRECTORY_DEPTH = 2048;
+/** Symbolic links on one path: Linux's cap. */
+export const XFS_MAX_SYMLINKS = 40;
+/** Target of a symbolic link: XFS's own cap (XFS_SYMLINK_MAXLEN). */
+export const XFS_MAX_SYMLINK_BYTES = 1024;
+/** Directories of one listing: each is remembered, so that a loop is found. */
+export const XFS_MAX_DIRECTORIES = 10_000_000;
