@@ -127,3 +127,20 @@ export const BLOCK_TABLE_READ = 1 * MiB;
 
 /** L2 tables of a qcow2 image: 32 TiB wholly mapped in clusters of 64 KiB. A file of holes may claim any number of them. */
 export const QCOW2_MAX_L2_BYTES = 4 * GiB;
+
+// NTFS
+/** Clusters of an NTFS volume: Windows makes up to 2 MiB. */
+export const NTFS_MAX_CLUSTER_BYTES = 2 * MiB;
+/** One MFT record or index block: Windows makes 1 KiB or 4 KiB of either; GRUB and Linux read no more than this. */
+export const NTFS_MAX_RECORD_BYTES = 64 * KiB;
+/** One attribute list: Windows' own cap; eight thousand extension records, a million runs. */
+export const NTFS_MAX_ATTRIBUTE_LIST_BYTES = 256 * KiB;
+/** Levels of one directory's B+ tree: with two entries a block, a tree over 2^32 files has as many. */
+export const NTFS_MAX_INDEX_DEPTH = 32;
+/** Characters of one path: Windows' own cap. It also ends directories that lead on and on. */
+export const NTFS_MAX_PATH = 32767;
+/** Metadata is read in pieces of this size, and so many of the last ones are kept of each stream. */
+export const NTFS_PIECE_BYTES = 64 * KiB;
+export const NTFS_PIECES_KEPT = 32;
+/** Entries of a directory whose MFT records are read in one sweep: sweeping reads the MFT in its own order. */
+export const NTFS_LISTING_BATCH = 8192;
