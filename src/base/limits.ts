@@ -157,3 +157,20 @@ export const XFS_MAX_SYMLINKS = 40;
 export const XFS_MAX_SYMLINK_BYTES = 1024;
 /** Directories of one listing: each is remembered, so that a loop is found. */
 export const XFS_MAX_DIRECTORIES = 10_000_000;
+
+// NTFS
+/** Clusters of an NTFS volume: Windows makes up to 2 MiB. */
+export const NTFS_MAX_CLUSTER_BYTES = 2 * MiB;
+/** One MFT record or index block: Windows makes 1 KiB or 4 KiB of either; GRUB and Linux read no more than this. */
+export const NTFS_MAX_RECORD_BYTES = 64 * KiB;
+/** One attribute list: Windows' own cap; eight thousand extension records, a million runs. */
+export const NTFS_MAX_ATTRIBUTE_LIST_BYTES = 256 * KiB;
+/** Levels of one directory's B+ tree: with two entries a block, a tree over 2^32 files has as many. */
+export const NTFS_MAX_INDEX_DEPTH = 32;
+/** Characters of one path: Windows' own cap. It also ends directories that lead on and on. */
+export const NTFS_MAX_PATH = 32767;
+/** Metadata is read in pieces of this size, and so many of the last ones are kept of each stream. */
+export const NTFS_PIECE_BYTES = 64 * KiB;
+export const NTFS_PIECES_KEPT = 32;
+/** Entries of a directory whose MFT records are read in one sweep: sweeping reads the MFT in its own order. */
+export const NTFS_LISTING_BATCH = 8192;
