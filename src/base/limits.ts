@@ -174,3 +174,7 @@ export const NTFS_PIECE_BYTES = 64 * KiB;
 export const NTFS_PIECES_KEPT = 32;
 /** Entries of a directory whose MFT records are read in one sweep: sweeping reads the MFT in its own order. */
 export const NTFS_LISTING_BATCH = 8192;
+
+// The finder
+/** Files of one file system that are looked at as images: their entries and what is told of them take some 500 MB. */
+export const MAX_FOUND_FILES = 1_000_000;

@@ -2,6 +2,8 @@
 
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
 import type { FileSystem } from './container.ts';
+import { isNtfs, openNtfs } from './ntfs.ts';
+import { isXfs, openXfs } from './xfs.ts';
 
 export interface FileSystemType {
   /** As `FileSystem.kind` and as in addresses. */
@@ -12,4 +14,7 @@ export interface FileSystemType {
   open(unit: LogicalUnit): Promise<FileSystem>;
 }
 
-export const fileSystemTypes: readonly FileSystemType[] = [];
+export const fileSystemTypes: readonly FileSystemType[] = [
+  { kind: 'xfs', is: isXfs, open: openXfs },
+  { kind: 'ntfs', is: isNtfs, open: openNtfs },
+];
