@@ -127,3 +127,19 @@ export const BLOCK_TABLE_READ = 1 * MiB;
 
 /** L2 tables of a qcow2 image: 32 TiB wholly mapped in clusters of 64 KiB. A file of holes may claim any number of them. */
 export const QCOW2_MAX_L2_BYTES = 4 * GiB;
+
+// disk: VMFS
+/** Physical extents of a VMFS volume: 64 TiB, the largest that ESXi makes, in extents of 256 MiB. */
+export const VMFS_MAX_PHYSICAL_EXTENTS = 262_144;
+/** One directory of VMFS: 130,690 files, as many as VMFS 5 holds in all, take 18 MiB. */
+export const VMFS_MAX_DIRECTORY_BYTES = 64 * MiB;
+/** Directory entries of one listing of VMFS: five times those files; damaged directories may show the same entries again. */
+export const VMFS_MAX_LISTED = 650_000;
+/** Directories in directories of VMFS: ESXi keeps a virtual machine one level down, and its paths in 2048 characters. */
+export const VMFS_MAX_DEPTH = 128;
+/** Symbolic links followed for one path: as many as Linux follows. */
+export const VMFS_MAX_LINKS = 40;
+/** The target of a symbolic link of VMFS: no path that Linux or ESXi opens is longer. */
+export const VMFS_MAX_LINK_BYTES = 4095;
+/** A file of the file system's own: the largest, .fbb.sf of 64 TiB in blocks of 1 MiB, has 336 blocks of 1 MiB. */
+export const VMFS_MAX_SYSTEM_BLOCKS = 65_536;
