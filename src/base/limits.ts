@@ -178,3 +178,19 @@ export const NTFS_LISTING_BATCH = 8192;
 // The finder
 /** Files of one file system that are looked at as images: their entries and what is told of them take some 500 MB. */
 export const MAX_FOUND_FILES = 1_000_000;
+
+// disk: VMFS
+/** Physical extents of a VMFS volume: 64 TiB, the largest that ESXi makes, in extents of 256 MiB. */
+export const VMFS_MAX_PHYSICAL_EXTENTS = 262_144;
+/** One directory of VMFS: 130,690 files, as many as VMFS 5 holds in all, take 18 MiB. */
+export const VMFS_MAX_DIRECTORY_BYTES = 64 * MiB;
+/** Directory entries of one listing of VMFS: five times those files; damaged directories may show the same entries again. */
+export const VMFS_MAX_LISTED = 650_000;
+/** Directories in directories of VMFS: ESXi keeps a virtual machine one level down, and its paths in 2048 characters. */
+export const VMFS_MAX_DEPTH = 128;
+/** Symbolic links followed for one path: as many as Linux follows. */
+export const VMFS_MAX_LINKS = 40;
+/** The target of a symbolic link of VMFS: no path that Linux or ESXi opens is longer. */
+export const VMFS_MAX_LINK_BYTES = 4095;
+/** A file of the file system's own: the largest, .fbb.sf of 64 TiB in blocks of 1 MiB, has 336 blocks of 1 MiB. */
+export const VMFS_MAX_SYSTEM_BLOCKS = 65_536;

@@ -3,6 +3,7 @@
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
 import type { FileSystem } from './container.ts';
 import { isNtfs, openNtfs } from './ntfs.ts';
+import { isVmfs, openVmfs } from './vmfs.ts';
 import { isXfs, openXfs } from './xfs.ts';
 
 export interface FileSystemType {
@@ -16,5 +17,6 @@ export interface FileSystemType {
 
 export const fileSystemTypes: readonly FileSystemType[] = [
   { kind: 'xfs', is: isXfs, open: openXfs },
+  { kind: 'vmfs', is: isVmfs, open: openVmfs },
   { kind: 'ntfs', is: isNtfs, open: openNtfs },
 ];
