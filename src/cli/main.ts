@@ -9,6 +9,7 @@ import { defineCompletion } from './completion-command.ts';
 import { defineDemo } from './demo-command.ts';
 import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
+import { defineExplain } from './explain-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -48,6 +49,7 @@ for (const define of [
   defineScan,
   defineDisks,
   defineMap,
+  defineExplain,
   defineSignatures,
   defineBitmap,
   defineDemo,
