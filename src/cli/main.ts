@@ -13,6 +13,7 @@ import { defineExplain } from './explain-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineSignatures } from './signatures-command.ts';
+import { defineSnapshot } from './snapshot-command.ts';
 import { surviveClosedPipe } from './terminal.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -52,6 +53,7 @@ for (const define of [
   defineExplain,
   defineSignatures,
   defineBitmap,
+  defineSnapshot,
   defineDemo,
   defineBench,
   defineCompletion,
