@@ -143,3 +143,54 @@ export const VMDK_MAX_TABLE_BYTES = 4 * GiB;
 export const VMDK_MAX_GRAIN_BYTES = 1 * GiB;
 /** A compressed grain: it is unpacked whole into memory. */
 export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;
+
+// File systems: XFS
+/** Pieces of metadata kept, of 64 KiB each: the inodes and directory blocks that a listing goes back and forth between. */
+export const XFS_CACHED_PIECES = 64;
+/** Levels of an extent tree: the Linux driver's cap (XFS_BTREE_MAXLEVELS); a thousand million extents take five. */
+export const XFS_MAX_TREE_DEPTH = 9;
+/** Directories in one another: a path of 4095 bytes, the longest that Linux takes, goes through 2047. */
+export const XFS_MAX_DIRECTORY_DEPTH = 2048;
+/** Symbolic links on one path: Linux's cap. */
+export const XFS_MAX_SYMLINKS = 40;
+/** Target of a symbolic link: XFS's own cap (XFS_SYMLINK_MAXLEN). */
+export const XFS_MAX_SYMLINK_BYTES = 1024;
+/** Directories of one listing: each is remembered, so that a loop is found. */
+export const XFS_MAX_DIRECTORIES = 10_000_000;
+
+// NTFS
+/** Clusters of an NTFS volume: Windows makes up to 2 MiB. */
+export const NTFS_MAX_CLUSTER_BYTES = 2 * MiB;
+/** One MFT record or index block: Windows makes 1 KiB or 4 KiB of either; GRUB and Linux read no more than this. */
+export const NTFS_MAX_RECORD_BYTES = 64 * KiB;
+/** One attribute list: Windows' own cap; eight thousand extension records, a million runs. */
+export const NTFS_MAX_ATTRIBUTE_LIST_BYTES = 256 * KiB;
+/** Levels of one directory's B+ tree: with two entries a block, a tree over 2^32 files has as many. */
+export const NTFS_MAX_INDEX_DEPTH = 32;
+/** Characters of one path: Windows' own cap. It also ends directories that lead on and on. */
+export const NTFS_MAX_PATH = 32767;
+/** Metadata is read in pieces of this size, and so many of the last ones are kept of each stream. */
+export const NTFS_PIECE_BYTES = 64 * KiB;
+export const NTFS_PIECES_KEPT = 32;
+/** Entries of a directory whose MFT records are read in one sweep: sweeping reads the MFT in its own order. */
+export const NTFS_LISTING_BATCH = 8192;
+
+// The finder
+/** Files of one file system that are looked at as images: their entries and what is told of them take some 500 MB. */
+export const MAX_FOUND_FILES = 1_000_000;
+
+// disk: VMFS
+/** Physical extents of a VMFS volume: 64 TiB, the largest that ESXi makes, in extents of 256 MiB. */
+export const VMFS_MAX_PHYSICAL_EXTENTS = 262_144;
+/** One directory of VMFS: 130,690 files, as many as VMFS 5 holds in all, take 18 MiB. */
+export const VMFS_MAX_DIRECTORY_BYTES = 64 * MiB;
+/** Directory entries of one listing of VMFS: five times those files; damaged directories may show the same entries again. */
+export const VMFS_MAX_LISTED = 650_000;
+/** Directories in directories of VMFS: ESXi keeps a virtual machine one level down, and its paths in 2048 characters. */
+export const VMFS_MAX_DEPTH = 128;
+/** Symbolic links followed for one path: as many as Linux follows. */
+export const VMFS_MAX_LINKS = 40;
+/** The target of a symbolic link of VMFS: no path that Linux or ESXi opens is longer. */
+export const VMFS_MAX_LINK_BYTES = 4095;
+/** A file of the file system's own: the largest, .fbb.sf of 64 TiB in blocks of 1 MiB, has 336 blocks of 1 MiB. */
+export const VMFS_MAX_SYSTEM_BLOCKS = 65_536;

@@ -25,6 +25,8 @@ export interface Volume {
   /** `linear`, `striped`, `thin`, or what is not read: `raid1`, `cache` … */
   readonly kind: string;
   readonly size: ByteCount;
+  /** Indices of the units that hold the group's physical volumes. */
+  readonly places: readonly number[];
   /** @throws DriftmapError `unsupported` for a kind that is not read, `not-found` where a physical volume is missing */
   map(): Promise<ExtentMap>;
 }

@@ -1,0 +1,39 @@
+/** Metadata read in pieces, of which the last few are kept: descriptors and pointer blocks lie together. */
+
+import type { ByteCount, ByteOffset } from '../../base/units.ts';
+import { alignDown, KiB } from '../../base/units.ts';
+import { type ByteSource, readWhole, viewOf } from '../formats/byte-source.ts';
+
+const PIECE = 64 * KiB;
+const KEPT = 64;
+
+export class PieceReader {
+  private readonly source: ByteSource;
+  /** In the order of their last use. */
+  private readonly pieces = new Map<ByteOffset, Uint8Array>();
+
+  constructor(source: ByteSource) {
+    this.source = source;
+  }
+
+  /** A view of bytes that must not be changed and stay as they are. */
+  async view(what: string, offset: ByteOffset, length: ByteCount): Promise<DataView> {
+    const start = alignDown(offset, PIECE);
+    if (offset + length > Math.min(start + PIECE, this.source.size)) {
+      const bytes = new Uint8Array(length);
+      await readWhole(this.source, what, offset, bytes);
+      return viewOf(bytes);
+    }
+    const piece = this.pieces.get(start) ?? (await this.load(what, start));
+    this.pieces.delete(start);
+    this.pieces.set(start, piece);
+    return new DataView(piece.buffer, offset - start, length);
+  }
+
+  private async load(what: string, start: ByteOffset): Promise<Uint8Array> {
+    const piece = new Uint8Array(Math.min(PIECE, this.source.size - start));
+    await readWhole(this.source, what, start, piece);
+    if (this.pieces.size >= KEPT) this.pieces.delete(this.pieces.keys().next().value!);
+    return piece;
+  }
+}
