@@ -23,7 +23,7 @@ const { values } = parseArgs({
   },
 });
 const rounds = Number(values.rounds ?? (values.smoke ? 1 : 7));
-const size = values.size ?? (values.smoke ? '256M' : '4G');
+const size = values.size ?? (values.smoke ? '64M' : '4G');
 const folder = values.folder ?? mkdtempSync(join(tmpdir(), 'driftmap-report-'));
 const scratch = mkdtempSync(join(tmpdir(), 'driftmap-report-scratch-'));
 process.on('exit', () => {
@@ -44,7 +44,7 @@ workerTime(drifted, Math.min(rounds, 3));
 await arrayImages(rounds, (values.smoke ? 1 : 16) * 2 ** 26);
 starts(scratch, rounds);
 directReads(scratch, Math.min(rounds, 5), (values.smoke ? 1 : 16) * 2 ** 26);
-growth(scratch, values.smoke ? 1 : 3);
+growth(scratch, values.smoke ? 1 : 3, values.smoke ? [1, 2] : [1, 4, 16, 64]);
 scale();
 if (values.json)
   writeFileSync(

@@ -22,15 +22,10 @@ const ZEROS = new Uint8Array(1 * MiB);
 export interface FileUnitOptions {
   /** Opens for reading and writing; for reading only by default. */
   readonly write?: boolean;
-  /** Reads past the page cache (O_DIRECT) where the file system can: see `FileUnit.direct`. */
-  readonly direct?: boolean | undefined;
 }
 
 /** @throws DriftmapError `not-found`, `permission`, `argument` (not a file or block device), `limit`, `io` */
-export function openFileUnit(
-  path: string,
-  { write = false, direct = false }: FileUnitOptions = {},
-): FileUnit {
+export function openFileUnit(path: string, { write = false }: FileUnitOptions = {}): FileUnit {
   let fd: number;
   try {
     // Asked before opening too: opening a FIFO wakes whoever waits for it, and opening a tape may rewind it.
@@ -41,8 +36,7 @@ export function openFileUnit(
     throw systemError(cause, { path, operation: 'open' });
   }
   try {
-    const directFd = direct ? openDirect(path, fd) : null;
-    return new FileUnit({ fd, directFd, path, ...inspect(fd, path), canWrite: write, owned: true });
+    return new FileUnit({ fd, directFd: null, path, ...inspect(fd, path), canWrite: write, owned: true });
   } catch (error) {
     closeSync(fd);
     throw error;
@@ -86,7 +80,7 @@ export class FileUnit implements LogicalUnit {
   readonly identity: string;
   readonly canWrite: boolean;
   private readonly fd: number;
-  private readonly directFd: number | null;
+  private directFd: number | null;
   private readonly sparse: boolean;
   private readonly owned: boolean;
   private closed = false;
@@ -142,8 +136,13 @@ export class FileUnit implements LogicalUnit {
     }
   }
 
-  /** Whether reads of whole pages, to whole pages of memory, go past the page cache. Others go through it. */
-  get direct(): boolean {
+  /**
+   * From now on reads of whole pages, to whole pages of memory, go past the page cache (O_DIRECT), and others
+   * through it as ever. @returns false where the file system cannot
+   */
+  goDirect(): boolean {
+    this.checkOpen('open');
+    this.directFd ??= openDirect(this.name, this.fd);
     return this.directFd !== null;
   }
 
