@@ -34,6 +34,8 @@ export interface VmfsOptions {
   readonly downwards?: boolean;
   /** Descriptors to make room for. */
   readonly descriptors?: number;
+  /** Sub-blocks to make room for. */
+  readonly subBlocks?: number;
 }
 
 interface Layout {
@@ -126,7 +128,10 @@ export class VmfsBuilder {
     const fbb = blocks(1);
     this.pbc = new Resource({ ...some, itemSize: 4096 }, blocks(2), this.blockSize);
     // As VMFS 3 does it: the first piece is not on a multiple of its size, so that some lie in two blocks.
-    const sbcBlocks = Math.max(2, Math.ceil((64 * this.subBlockSize + 131072) / this.blockSize));
+    const sbcBlocks = Math.max(
+      2,
+      Math.ceil(((options.subBlocks ?? 64) * (this.subBlockSize + 64) + 131072) / this.blockSize),
+    );
     const sbcLayout = { ...some, clustersPerGroup: 1, firstGroup: 32768, itemSize: this.subBlockSize };
     this.sbc = new Resource(sbcLayout, blocks(sbcBlocks).reverse(), this.blockSize);
     this.pb2 = new Resource({ ...some, itemSize: 4096 }, blocks(2), this.blockSize);
