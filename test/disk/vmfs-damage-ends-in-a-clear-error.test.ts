@@ -223,6 +223,21 @@ describe('loops', () => {
   });
 });
 
+it('a link that leads through a large directory again and again ends in an error', async () => {
+  const busy = new VmfsBuilder({ descriptors: 100 });
+  const large = busy.addDirectory(busy.root, 'large');
+  const file = busy.addFile(large, 'file', { addressing: 'sub', size: 0 });
+  for (let i = 0; i < 900; i++) busy.link(large, `f${i}`, file, 3);
+  busy.addDirectory(large, 'z');
+  busy.addLink(busy.root, 'link', `large/${'z/../'.repeat(800)}file`);
+  const fs = await openVmfs(new BytesUnit(busy.finish()));
+  const error = await refusalOf(() => fs.lookup('/link'));
+  expect([error.kind, error.message]).toEqual([
+    'limit',
+    expect.stringMatching(/directory entries on the way/),
+  ]);
+});
+
 describe('a unit that is cut short', () => {
   it('ends in an error, or reads what is there as it was', { timeout: 60_000 }, async () => {
     const cuts = new Set<number>([0, 1, device, device + 1023, device + 1024]);

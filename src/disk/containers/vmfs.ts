@@ -189,6 +189,8 @@ class PathWalk {
   /** The directories entered, the root first. */
   private readonly entered: VmfsDescriptor[];
   private links = 0;
+  /** Directory entries looked through: links may lead through large directories again and again. */
+  private looked = 0;
 
   constructor(tables: VmfsTables, root: VmfsDescriptor, path: string) {
     this.tables = tables;
@@ -223,6 +225,11 @@ class PathWalk {
 
   private async entryOf(directory: VmfsDescriptor, name: string): Promise<VmfsEntry> {
     for await (const entries of directoryEntries(this.tables, directory)) {
+      this.looked += entries.length;
+      if (this.looked > VMFS_MAX_LISTED) {
+        const reason = `${this.path}: expected at most ${VMFS_MAX_LISTED} directory entries on the way`;
+        throw new DriftmapError('limit', reason, { path: this.tables.path, offset: directory.place });
+      }
       const found = entries.find((entry) => entry.name === name);
       if (found) return found;
     }
