@@ -184,8 +184,8 @@ export const MAX_FOUND_FILES = 1_000_000;
 export const VMFS_MAX_PHYSICAL_EXTENTS = 262_144;
 /** One directory of VMFS: 130,690 files, as many as VMFS 5 holds in all, take 18 MiB. */
 export const VMFS_MAX_DIRECTORY_BYTES = 64 * MiB;
-/** Directory entries of one listing of VMFS: five times those files; damaged directories may show the same entries again. */
-export const VMFS_MAX_LISTED = 650_000;
+/** Directory entries of one listing of VMFS: twice those files; damaged directories may show the same entries again. */
+export const VMFS_MAX_LISTED = 262_144;
 /** Directories in directories of VMFS: ESXi keeps a virtual machine one level down, and its paths in 2048 characters. */
 export const VMFS_MAX_DEPTH = 128;
 /** Symbolic links followed for one path: as many as Linux follows. */
