@@ -141,3 +141,9 @@ export const XFS_MAX_SYMLINKS = 40;
 export const XFS_MAX_SYMLINK_BYTES = 1024;
 /** Directories of one listing: each is remembered, so that a loop is found. */
 export const XFS_MAX_DIRECTORIES = 10_000_000;
+/** Transactions of an XFS log that are read and not committed yet: Linux commits at an eighth of the log and at 64 MiB. */
+export const XFS_MAX_PENDING_LOG_BYTES = 256 * MiB;
+/** One region of one of its items: a directory block has 64 KiB, the value of an attribute as much. */
+export const XFS_MAX_LOG_REGION_BYTES = 256 * KiB;
+/** Metadata that a replay of it changes: the largest log has 2 GiB, a part of which is replayed, and most of that is one block again and again. */
+export const XFS_MAX_PATCHED_BYTES = 1 * GiB;
