@@ -59,7 +59,7 @@ export function parseInodeItem(regions: readonly Uint8Array[], fault: Fault): In
   return {
     number: littleUint64(view, isWide ? 16 : 12),
     bufferSector: littleUint64(view, bufferAt),
-    bufferSectors: Math.floor(view.getUint32(bufferAt + 8, true) / 512),
+    bufferSectors: view.getUint32(bufferAt + 8, true),
     hasNewOwner: (fields & NEW_OWNER) !== 0,
     core,
     fork: bytes === undefined ? null : { bytes, isRoot: kinds === ROOT },
