@@ -279,11 +279,12 @@ function cycleOf(view: DataView, at: number): number {
   return first === RECORD_MAGIC ? view.getUint32(at + 4) : first;
 }
 
-/** Of the headers' fields, with the checksum itself as zeros, and of the data as it is stamped. */
+/** Of the fields of the headers that are filled, with the checksum itself as zeros, and of the data as it is stamped. */
 function recordSum(all: Uint8Array, { headerBlocks, length }: LogRecord): number {
   let crc = crc32c(new Uint8Array(4), crc32c(all.subarray(0, 32)));
   crc = crc32c(all.subarray(36, HEADER_BYTES), crc);
-  for (let i = 1; i < headerBlocks; i++) {
+  const filled = Math.ceil(length / (WORDS_PER_HEADER * LOG_BLOCK));
+  for (let i = 1; i < filled; i++) {
     crc = crc32c(all.subarray(i * LOG_BLOCK, i * LOG_BLOCK + EXTENSION_BYTES), crc);
   }
   const data = headerBlocks * LOG_BLOCK;
