@@ -214,3 +214,10 @@ export const EXT4_MAX_SYMLINKS = 40;
 export const EXT4_MAX_SYMLINK_BYTES = 4096;
 /** Directories of one listing: some sixty million files, a list that nobody reads. */
 export const EXT4_MAX_LISTED_BYTES = 4 * GiB;
+
+/** Transactions of an XFS log that are read and not committed yet: Linux commits at an eighth of the log and at 64 MiB. */
+export const XFS_MAX_PENDING_LOG_BYTES = 256 * MiB;
+/** One region of one of its items: a directory block has 64 KiB, the value of an attribute as much. */
+export const XFS_MAX_LOG_REGION_BYTES = 256 * KiB;
+/** Metadata that a replay of it changes: the largest log has 2 GiB, a part of which is replayed, and most of that is one block again and again. */
+export const XFS_MAX_PATCHED_BYTES = 1 * GiB;

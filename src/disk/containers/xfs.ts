@@ -13,6 +13,7 @@ import { readDirectory, readLink, type XfsDirectoryEntry } from './xfs-directory
 import { readFileMap } from './xfs-extents.ts';
 import { readInode, type XfsInode } from './xfs-inode.ts';
 import { XfsMetadata } from './xfs-metadata.ts';
+import { replayLog } from './xfs-replay.ts';
 import { readSuperblock, xfsFault } from './xfs-superblock.ts';
 
 export { isXfs } from './xfs-superblock.ts';
@@ -23,8 +24,12 @@ export { isXfs } from './xfs-superblock.ts';
  */
 export async function openXfs(unit: LogicalUnit): Promise<FileSystem> {
   const geometry = await readSuperblock(unit);
-  const metadata = new XfsMetadata(unit, geometry);
-  return new XfsFileSystem(metadata, []);
+  const replayed = await replayLog(unit, geometry);
+  if (replayed === null) return new XfsFileSystem(new XfsMetadata(unit, geometry), []);
+  const warning = `${unit.name}: the XFS file system was not unmounted, as in a snapshot of a running machine: its log is replayed in memory`;
+  return new XfsFileSystem(new XfsMetadata(replayed.source, replayed.geometry, replayed.exchanged), [
+    warning,
+  ]);
 }
 
 /** A directory on the way to be listed. */
