@@ -37,10 +37,13 @@ export interface ResourceHeader {
 
 export class VmfsResource {
   readonly header: ResourceHeader;
+  /** Where on the unit its header is. */
+  readonly place: ByteOffset;
   private readonly volume: VmfsVolume;
   private readonly file: SystemFile;
 
-  private constructor(volume: VmfsVolume, file: SystemFile, header: ResourceHeader) {
+  private constructor(volume: VmfsVolume, file: SystemFile, header: ResourceHeader, place: ByteOffset) {
+    this.place = place;
     this.volume = volume;
     this.file = file;
     this.header = header;
@@ -59,7 +62,7 @@ export class VmfsResource {
       const reason = `${file.name}: expected pieces of ${itemSize} bytes, got ${header.itemSize}`;
       throw new DriftmapError('malformed', reason, { path: volume.path, offset: at + 12 });
     }
-    return new VmfsResource(volume, file, header);
+    return new VmfsResource(volume, file, header, at);
   }
 
   /**

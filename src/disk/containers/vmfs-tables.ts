@@ -67,7 +67,7 @@ export class VmfsTables {
     const descriptorFile = await opener.file(DESCRIPTORS, '.fdc.sf');
     if (descriptorFile.blocks[0] !== info.descriptorBase) {
       const reason = `.fdc.sf: expected its first block at ${info.descriptorBase} of the volume, where its descriptor is, got ${descriptorFile.blocks[0]}`;
-      throw new DriftmapError('malformed', reason, { path: volume.path });
+      throw new DriftmapError('malformed', reason, { path: volume.path, offset: info.place });
     }
     const descriptors = await VmfsResource.open(volume, descriptorFile, DESCRIPTOR_BYTES);
     const subBlocks = await opener.resource(SUB_BLOCKS, '.sbc.sf', info.subBlockSize);
@@ -126,7 +126,7 @@ async function openFirstBlock(volume: VmfsVolume, info: VmfsInfo): Promise<VmfsR
   const { firstGroup, clustersPerGroup } = resource.header;
   if (firstGroup === descriptorGroup && clustersPerGroup === descriptorClusters) return resource;
   const reason = `.fdc.sf: expected groups of ${descriptorClusters} clusters from ${descriptorGroup} on, as the head of the file system says, got ${clustersPerGroup} from ${firstGroup} on`;
-  throw new DriftmapError('malformed', reason, { path: volume.path });
+  throw new DriftmapError('malformed', reason, { path: volume.path, offset: info.place });
 }
 
 async function readDescriptor(
@@ -244,7 +244,7 @@ class Pointers implements PointerBlocks {
     const { itemSize } = resource.header;
     if (itemSize < ID_BYTES) {
       const reason = `.pbc.sf: expected pointer blocks, got pieces of ${itemSize} bytes`;
-      throw new DriftmapError('malformed', reason, { path: volume.path });
+      throw new DriftmapError('malformed', reason, { path: volume.path, offset: resource.place });
     }
     this.resource = resource;
     this.pieces = pieces;
