@@ -194,3 +194,30 @@ export const VMFS_MAX_LINKS = 40;
 export const VMFS_MAX_LINK_BYTES = 4095;
 /** A file of the file system's own: the largest, .fbb.sf of 64 TiB in blocks of 1 MiB, has 336 blocks of 1 MiB. */
 export const VMFS_MAX_SYSTEM_BLOCKS = 65_536;
+
+// ext4
+/** Blocks of metadata that are kept: a directory, a tree and a block of descriptors of a walk, with room. */
+export const EXT4_CACHE_BYTES = 4 * MiB;
+/** Inode tables and directories read at a time. */
+export const EXT4_TABLE_READ = 128 * KiB;
+/** Metadata of one file's map: 4 TiB of ext3 in blocks of 4 KiB, the most it can hold, takes this. */
+export const EXT4_MAX_MAP_BYTES = 4 * GiB;
+/** Blocks that a journal brings: 8 GiB in blocks of 4 KiB, and mke2fs makes journals of 1 GiB at most by itself. */
+export const EXT4_MAX_REPLAYED_BLOCKS = 2 ** 21;
+/** Revoked blocks of a journal: a block of the journal names 500 to 16,000 of them. */
+export const EXT4_MAX_REVOKED_BLOCKS = 2 ** 22;
+/** Directories in directories: Linux opens no path with more than 2048 parts. */
+export const EXT4_MAX_DIRECTORY_DEPTH = 2048;
+/** Symbolic links followed on the way to one file: as in Linux (MAXSYMLINKS). */
+export const EXT4_MAX_SYMLINKS = 40;
+/** Target of a symbolic link: Linux's PATH_MAX. */
+export const EXT4_MAX_SYMLINK_BYTES = 4096;
+/** Directories of one listing: some sixty million files, a list that nobody reads. */
+export const EXT4_MAX_LISTED_BYTES = 4 * GiB;
+
+/** Transactions of an XFS log that are read and not committed yet: Linux commits at an eighth of the log and at 64 MiB. */
+export const XFS_MAX_PENDING_LOG_BYTES = 256 * MiB;
+/** One region of one of its items: a directory block has 64 KiB, the value of an attribute as much. */
+export const XFS_MAX_LOG_REGION_BYTES = 256 * KiB;
+/** Metadata that a replay of it changes: the largest log has 2 GiB, a part of which is replayed, and most of that is one block again and again. */
+export const XFS_MAX_PATCHED_BYTES = 1 * GiB;

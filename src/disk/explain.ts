@@ -89,7 +89,12 @@ async function layersBelow(from: LogicalUnit, place: ByteOffset, most: ByteCount
   const layers: ExplainedLayer[] = [];
   let unit = from;
   let [offset, length] = [place, most];
-  while (unit instanceof ViewUnit && unit.origin !== null && offset < unit.size) {
+  // Zeros may have a place past the end, where they would be written: there is nothing yet.
+  while (offset < unit.size) {
+    if (!(unit instanceof ViewUnit) || unit.origin === null) {
+      layers.push(await unitLayer(unit, offset, length));
+      break;
+    }
     const { layer, map, parents, storage } = unit.origin;
     const extent = map.explain(offset);
     length = Math.min(length, extent.length);
@@ -99,18 +104,21 @@ async function layersBelow(from: LogicalUnit, place: ByteOffset, most: ByteCount
     unit = parents[extent.unit]!;
     offset = extent.place;
   }
-  layers.push(await unitLayer(unit, offset, length));
   return layers;
 }
 
 /** The last layer: what the unit itself knows of its holes. */
 async function unitLayer(unit: LogicalUnit, offset: ByteOffset, most: ByteCount): Promise<ExplainedLayer> {
-  const layer = { layer: 'unit', name: unit.name, offset, words: [] } as const;
-  // A format that counts in sectors may name bytes past its file's end; they read as zeros or are never read.
-  const inside = Math.min(most, unit.size - offset);
-  if (inside <= 0) return { ...layer, length: most, kind: 'unallocated' };
-  const [extent] = await unit.extents({ offset, length: inside }, 1);
-  return { ...layer, length: extent!.length, kind: extent!.kind };
+  // A format that counts in sectors may name bytes past its file's end.
+  const [extent] = await unit.extents({ offset, length: Math.min(most, unit.size - offset) }, 1);
+  return {
+    layer: 'unit',
+    name: unit.name,
+    offset,
+    length: extent!.length,
+    kind: extent!.kind,
+    words: [],
+  };
 }
 
 function kindName(kind: Kind): ExplainedLayer['kind'] {

@@ -148,9 +148,12 @@ class Search {
       yield { what: 'disk', disk: await describeRaw(unit, address, layer, type?.kind ?? null) };
     }
     if (fileSystem === null) return undefined;
+    const known = fileSystem.warnings.length;
     yield* told(fileSystem.warnings);
     const prefix = `${address}${joint}${fileSystem.kind}:`;
     yield* new FileSearch(this.options).fileSystem({ fileSystem, unit, prefix });
+    // What was found on the way.
+    yield* told(fileSystem.warnings.slice(known));
     return undefined;
   }
 }

@@ -68,10 +68,10 @@ class Walk {
     prefix: string,
   ): Promise<Place> {
     const fileSystem = await openFileSystem(here, kind);
-    this.warnings.push(...fileSystem.warnings);
     const place = { fileSystem, unit: here, prefix: `${prefix}${fileSystem.kind}:` };
     const entry = await fileSystem.lookup(path);
     const unit = await referenceInside(place, entry).open();
+    this.warnings.push(...fileSystem.warnings);
     return { unit, home: folderInside(place, posix.dirname(entry.path)) };
   }
 

@@ -112,6 +112,12 @@ export const toyTypes: readonly FileSystemType[] = [
   {
     kind: 'ext4',
     is: async (unit) => (await readPage(unit)).startsWith(MAGIC),
-    open: async (unit) => new ToyFileSystem(JSON.parse(await readPage(unit)).toy, unit.name),
+    open: async (unit) => {
+      try {
+        return new ToyFileSystem(JSON.parse(await readPage(unit)).toy, unit.name);
+      } catch {
+        throw new DriftmapError('malformed', 'expected a page of JSON', { path: unit.name, offset: 0 });
+      }
+    },
   },
 ];

@@ -63,7 +63,8 @@ describeWith(['corpus'], 'the four classes of disks of a real VMFS 3', () => {
 
   it.each(names)('%s: the same contents, read as a disk inside the unit', async (name) => {
     const file = await (await openVmfs(unit)).lookup(`/${name}-flat.vmdk`);
-    const view = viewOver([unit], await file.map(), file.path, file.path);
+    const step = `vmfs:${file.path}`;
+    const view = viewOver({ name: step, layer: 'file', step, map: await file.map(), parents: [unit] });
     const hash = createHash('sha256');
     const piece = new Uint8Array(4 * MiB);
     for (let at = 0; at < view.size; at += piece.length) {

@@ -33,7 +33,7 @@ export interface Volume {
 
 /** A regular file in a file system. */
 export interface FileEntry {
-  /** Absolute, with `/` between its parts. */
+  /** Absolute, with `/` between its parts, and without symbolic links in it: where the file is, however it was asked for. */
   readonly path: string;
   readonly size: ByteCount;
   /** For listings: `thin`, `thick` … where the file system tells such classes. */

@@ -2,6 +2,7 @@
 
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
 import type { FileSystem } from './container.ts';
+import { isExt4, openExt4 } from './ext4.ts';
 import { isNtfs, openNtfs } from './ntfs.ts';
 import { isVmfs, openVmfs } from './vmfs.ts';
 import { isXfs, openXfs } from './xfs.ts';
@@ -16,6 +17,7 @@ export interface FileSystemType {
 }
 
 export const fileSystemTypes: readonly FileSystemType[] = [
+  { kind: 'ext4', is: isExt4, open: openExt4 },
   { kind: 'xfs', is: isXfs, open: openXfs },
   { kind: 'vmfs', is: isVmfs, open: openVmfs },
   { kind: 'ntfs', is: isNtfs, open: openNtfs },

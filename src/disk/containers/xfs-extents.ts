@@ -152,8 +152,9 @@ class ForkReader {
       throw this.fault(place, `expected a block of an extent tree, got the magic ${hex(magic)}`);
     }
     if (geometry.version === 5) {
-      const what = `extent tree of inode ${this.inode.number}`;
-      checkSelf(geometry, bytes, TREE_SELF, what, place, this.inode.number);
+      const { number } = this.inode;
+      const owner = this.metadata.exchanged.has(number) ? null : number;
+      checkSelf(geometry, bytes, TREE_SELF, `extent tree of inode ${number}`, place, owner);
     }
     if (view.getUint16(4) !== level) {
       throw this.fault(place + 4, `expected a block of level ${level}, got level ${view.getUint16(4)}`);

@@ -16,13 +16,16 @@ const PIECE = 64 * KiB;
 
 export class XfsMetadata {
   readonly geometry: XfsGeometry;
+  readonly exchanged: ReadonlySet<number>;
   private readonly source: ByteSource;
   /** By number; the one used last is the last. */
   private readonly pieces = new Map<number, Uint8Array>();
 
-  constructor(source: ByteSource, geometry: XfsGeometry) {
+  /** @param exchanged inodes whose extent trees may name another owner: `xfs-replay.ts` */
+  constructor(source: ByteSource, geometry: XfsGeometry, exchanged: ReadonlySet<number> = new Set()) {
     this.source = source;
     this.geometry = geometry;
+    this.exchanged = exchanged;
   }
 
   get path(): string {

@@ -13,6 +13,7 @@ import { readDirectory, readLink, type XfsDirectoryEntry } from './xfs-directory
 import { readFileMap } from './xfs-extents.ts';
 import { readInode, type XfsInode } from './xfs-inode.ts';
 import { XfsMetadata } from './xfs-metadata.ts';
+import { replayLog } from './xfs-replay.ts';
 import { readSuperblock, xfsFault } from './xfs-superblock.ts';
 
 export { isXfs } from './xfs-superblock.ts';
@@ -23,8 +24,12 @@ export { isXfs } from './xfs-superblock.ts';
  */
 export async function openXfs(unit: LogicalUnit): Promise<FileSystem> {
   const geometry = await readSuperblock(unit);
-  const metadata = new XfsMetadata(unit, geometry);
-  return new XfsFileSystem(metadata, []);
+  const replayed = await replayLog(unit, geometry);
+  if (replayed === null) return new XfsFileSystem(new XfsMetadata(unit, geometry), []);
+  const warning = `${unit.name}: the XFS file system was not unmounted, as in a snapshot of a running machine: its log is replayed in memory`;
+  return new XfsFileSystem(new XfsMetadata(replayed.source, replayed.geometry, replayed.exchanged), [
+    warning,
+  ]);
 }
 
 /** A directory on the way to be listed. */
@@ -47,8 +52,9 @@ class XfsFileSystem implements FileSystem {
   }
 
   async lookup(path: string): Promise<FileEntry> {
-    const inode = await new PathWalk(this.metadata, path).walk();
-    if (inode.kind === 'file') return this.entry(path, inode);
+    const walk = new PathWalk(this.metadata, path);
+    const inode = await walk.walk();
+    if (inode.kind === 'file') return this.entry(walk.walked, inode);
     const reason = `expected a regular file, ${path} is a ${inode.kind}`;
     throw new DriftmapError('argument', reason, { path: this.metadata.path });
   }
@@ -124,11 +130,18 @@ class PathWalk {
   /** What is still to be followed, the next part last. */
   private readonly parts: Uint8Array[] = [];
   private links = 0;
+  /** The names of what was reached, the root left out: no symbolic link is among them. */
+  private readonly names: string[] = [];
 
   constructor(metadata: XfsMetadata, path: string) {
     this.metadata = metadata;
     this.path = path;
     this.push(new TextEncoder().encode(path));
+  }
+
+  /** Where the walk has led. */
+  get walked(): string {
+    return `/${this.names.join('/')}`;
   }
 
   async walk(): Promise<XfsInode> {
@@ -141,12 +154,14 @@ class PathWalk {
       if (isDots(part, 1)) continue;
       if (isDots(part, 2)) {
         if (trail.length > 1) trail.pop();
+        this.names.pop();
         continue;
       }
       const found = await this.find(here, part);
       const inode = await readInode(metadata, found.inode, path);
       if (inode.kind !== 'symlink') {
         trail.push(inode);
+        this.names.push(textOf(found.name));
         continue;
       }
       if (++this.links > XFS_MAX_SYMLINKS) {
@@ -154,7 +169,10 @@ class PathWalk {
         throw new DriftmapError('limit', reason, { path: metadata.path, offset: inode.offset });
       }
       const target = await readLink(metadata, inode);
-      if (target[0] === SLASH) trail.length = 1;
+      if (target[0] === SLASH) {
+        trail.length = 1;
+        this.names.length = 0;
+      }
       this.push(target);
     }
     return trail.at(-1)!;
