@@ -128,7 +128,7 @@ export interface RunReaderParts {
   readonly scattered?: boolean;
 }
 
-/** Metadata that lies in runs, read in pieces of which the last ones are kept. */
+/** Metadata that lies in runs without holes, read in pieces of which the last ones are kept. */
 export class RunReader {
   readonly size: ByteCount;
   private readonly source: ByteSource;
@@ -179,13 +179,11 @@ export class RunReader {
     return target;
   }
 
-  /** Where a byte lies on the unit; −1 in a hole. */
+  /** Where a byte lies on the unit; it must be one of the runs', of which none may be a hole. */
   placeOf(offset: ByteOffset): ByteOffset {
-    const cluster = Math.floor(offset / this.clusterSize);
-    if (cluster >= this.runs.end) return HOLE;
-    const index = this.runs.indexAt(cluster);
-    const first = this.runs.clusters[index]!;
-    return first === HOLE ? HOLE : offset + (first - this.runs.starts[index]!) * this.clusterSize;
+    const { runs, clusterSize } = this;
+    const index = runs.indexAt(Math.floor(offset / clusterSize));
+    return offset + (runs.clusters[index]! - runs.starts[index]!) * clusterSize;
   }
 
   /** Null where a part of the piece is not on the unit, which is cut short: what is wanted may be. */
@@ -220,10 +218,7 @@ export class RunReader {
       const at = offset + done;
       const index = runs.indexAt(Math.floor(at / clusterSize));
       const length = Math.min(wanted - done, runs.endOf(index) * clusterSize - at);
-      const place = this.placeOf(at);
-      if (place !== HOLE) {
-        await readWhole(this.source, this.what, place, target.subarray(done, done + length));
-      }
+      await readWhole(this.source, this.what, this.placeOf(at), target.subarray(done, done + length));
       done += length;
     }
   }
