@@ -136,7 +136,7 @@ describeWith(ntfsTools, 'a volume of NTFS that is damaged', () => {
     const random = randomFrom(29);
     const end = performance.now() + fuzzSeconds * 750;
     let [rounds, refused] = [0, 0];
-    for (; performance.now() < end; rounds++) {
+    for (; rounds < 60 || performance.now() < end; rounds++) {
       const [from, length] = metadata[random(metadata.length)]!;
       // Most of a record is at its beginning.
       const at = from + (random(2) ? random(Math.min(length, 450)) : random(length));
@@ -157,7 +157,6 @@ describeWith(ntfsTools, 'a volume of NTFS that is damaged', () => {
     }
     process.stderr.write(`NTFS: ${rounds} damaged bytes, ${refused} met with an error\n`);
     expect(refused).toBeGreaterThan(rounds / 20);
-    expect(rounds).toBeGreaterThan(50);
   }, 600_000);
 
   it('and read by ntfscat as well has the same contents there', async () => {
@@ -167,7 +166,7 @@ describeWith(ntfsTools, 'a volume of NTFS that is damaged', () => {
     const naive = new NaiveNtfs(good);
     const end = performance.now() + fuzzSeconds * 250;
     let compared = 0;
-    for (let round = 0; performance.now() < end; round++) {
+    for (let round = 0; (compared < 4 && round < 100) || performance.now() < end; round++) {
       const [number, name] = (
         [
           [numbers.pieces, '/pieces'],
@@ -197,6 +196,7 @@ describeWith(ntfsTools, 'a volume of NTFS that is damaged', () => {
       bytes[at] = good[at]!;
     }
     expect(compared).toBeGreaterThan(3);
+    process.stderr.write(`NTFS: ${compared} damaged files compared with ntfscat\n`);
   }, 600_000);
 
   it('by being cut at any cluster has whole files or errors', async () => {
@@ -205,7 +205,7 @@ describeWith(ntfsTools, 'a volume of NTFS that is damaged', () => {
     for (const [from, length] of metadata) cuts.push(from, from + length, from + 512);
     const unique = [...new Set(cuts)];
     const end = performance.now() + fuzzSeconds * 500;
-    for (let i = 0; i < unique.length && performance.now() < end; i++) {
+    for (let i = 0; i < unique.length && (i < 20 || performance.now() < end); i++) {
       // A step that meets all of them in the end, and the first few of every kind in little time.
       const cut = unique[(i * 37) % unique.length]!;
       const { contents, errors } = await readAll(good.subarray(0, cut));
