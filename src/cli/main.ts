@@ -10,6 +10,7 @@ import { defineDemo } from './demo-command.ts';
 import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
+import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -56,6 +57,7 @@ for (const define of [
   defineSnapshot,
   defineDemo,
   defineBench,
+  defineInfo,
   defineCompletion,
 ])
   define(program);

@@ -1,6 +1,7 @@
 /** `driftmap scan PRODUCTION REPLICA` */
 
 import { accessSync, constants } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
@@ -35,6 +36,7 @@ interface ScanCommandOptions {
   productionFormat?: string;
   replicaFormat?: string;
   allowOutside?: boolean;
+  direct?: boolean;
 }
 
 export function defineScan(program: Command): void {
@@ -67,6 +69,10 @@ export function defineScan(program: Command): void {
     .addOption(formatOption('--production-format <format>', 'the production disk'))
     .addOption(formatOption('--replica-format <format>', 'the replica disk'))
     .addOption(allowOutsideOption())
+    .option(
+      '--direct',
+      'read past the page cache (O_DIRECT): for disks that are not in it and should not fill it',
+    )
     .addHelpText(
       'after',
       `${explainSignatures()}
@@ -98,13 +104,15 @@ async function runScan(production: string, replica: string, options: ScanCommand
   const earlier = { within: await loadEarlier(options.within), resume: await loadEarlier(options.resume) };
   // Threads start while the disks are opened.
   const { createScanner } = await import('../scan/scan.ts');
-  const scanner = createScanner({ workers: options.workers });
+  const scanner = createScanner({
+    workers: options.workers ?? (options.direct ? waitingWorkers() : undefined),
+  });
   const disks: VirtualDisk[] = [];
   try {
     const { openDisk } = await import('../disk/open.ts');
-    const { allowOutside, productionFormat, replicaFormat } = options;
-    disks.push(await openDisk(production, { format: productionFormat, allowOutside }));
-    disks.push(await openDisk(replica, { format: replicaFormat, allowOutside }));
+    const { allowOutside, direct, productionFormat, replicaFormat } = options;
+    disks.push(await openDisk(production, { format: productionFormat, allowOutside, direct }));
+    disks.push(await openDisk(replica, { format: replicaFormat, allowOutside, direct }));
     const warnings = disks.flatMap((disk) => disk.warnings);
     for (const warning of warnings) warn(warning);
     const extra = { ...earlier, signal: stop.signal };
@@ -124,6 +132,11 @@ async function runScan(production: string, replica: string, options: ScanCommand
     for (const disk of disks) await disk.close();
     await scanner.close();
   }
+}
+
+/** A direct read keeps its thread waiting: twice the threads keep both disks and processors busy. */
+function waitingWorkers(): number {
+  return 2 * availableParallelism();
 }
 
 async function loadEarlier(file: string | undefined): Promise<SyncBitmap | undefined> {

@@ -1,5 +1,6 @@
 /** The single entry to virtual disks: `openDisk`. (In workers: `attachDisk`, in attach.ts.) */
 
+import { FileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ChainOpener, chainMap } from './chain.ts';
 import { diskIdentity } from './identity.ts';
@@ -12,6 +13,8 @@ export interface OpenDiskOptions {
   readonly format?: string | undefined;
   /** Lets images name backing and data files outside their folder, and devices. */
   readonly allowOutside?: boolean | undefined;
+  /** Reads data past the page cache where the file system can (O_DIRECT); a warning says where it cannot. */
+  readonly direct?: boolean | undefined;
 }
 
 /**
@@ -26,7 +29,7 @@ export async function openDisk(
 ): Promise<VirtualDisk> {
   const opener = new ChainOpener(options.allowOutside ?? false);
   try {
-    return await openMapped(opener, source, options.format);
+    return await openMapped(opener, source, options);
   } catch (error) {
     // What went wrong first is what the user needs to hear.
     await Promise.resolve(opener.owned)
@@ -39,7 +42,7 @@ export async function openDisk(
 async function openMapped(
   opener: ChainOpener,
   source: string | LogicalUnit,
-  format: string | undefined,
+  { format, direct = false }: OpenDiskOptions,
 ): Promise<MappedDisk> {
   const chain = await opener.openChain(source, format);
   const chained = chain.flatMap((image) => image.units);
@@ -49,5 +52,12 @@ async function openMapped(
   // Inside a unit there is no file for a layer's finer points: the map says all.
   const layers = units === chained ? chain.map(({ layer }) => layer) : [];
   const { owned, warnings } = opener;
+  if (direct) warnings.push(...readPastCache(units));
   return new MappedDisk({ name, format: top.format, map, units, layers, identity, warnings, owned });
+}
+
+/** Tables were read through the cache, in small pieces; what is left to read is data. */
+function readPastCache(units: readonly LogicalUnit[]): string[] {
+  const cached = units.filter((unit) => !(unit instanceof FileUnit && unit.goDirect()));
+  return cached.map((unit) => `${unit.name}: cannot be read past the page cache here: read through it`);
 }

@@ -248,6 +248,7 @@ class ScanRun {
             compare,
             algorithm: algorithm.name,
             key,
+            modules: pool.modules,
             slot,
             reports: port2,
             ...handles,

@@ -6,11 +6,6 @@ import type { DiskHandle } from '../disk/virtual-disk.ts';
 import type { KernelModules } from '../signature/kernels.ts';
 import type { ScanPlan } from './plan.ts';
 
-/** Given to every thread of a pool once. */
-export interface WorkerSetup {
-  readonly modules: KernelModules;
-}
-
 /**
  * Int32 cells on shared memory. `next` is the first range that nobody took, `stop` ends all workers at
  * their next piece.
@@ -41,6 +36,7 @@ export interface ScanTask {
   readonly key: Uint8Array | null;
   readonly production: DiskHandle;
   readonly replica: DiskHandle;
+  readonly modules: KernelModules;
   readonly slot: WorkerSlot;
   readonly reports: import('node:worker_threads').MessagePort;
 }

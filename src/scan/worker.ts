@@ -3,14 +3,13 @@
  * none is left, and posts what it found. It holds no state between tasks but compiled kernels.
  */
 
-import { workerData } from 'node:worker_threads';
 import { DriftmapError } from '../base/errors.ts';
 import { attachDisk } from '../disk/attach.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { RangeComparer } from './range-comparer.ts';
 import { RangeReporter } from './reporter.ts';
 import { Side } from './side.ts';
-import { Control, type ScanTask, type TaskOutcome, type WorkerSetup } from './task.ts';
+import { Control, type ScanTask, type TaskOutcome } from './task.ts';
 
 export default async function work(task: ScanTask): Promise<TaskOutcome> {
   const reporter = new RangeReporter(task.plan, task.reports);
@@ -29,8 +28,7 @@ export default async function work(task: ScanTask): Promise<TaskOutcome> {
 }
 
 async function makeReady(task: ScanTask): Promise<RangeComparer> {
-  const { control, plan, compare, key, slot } = task;
-  const { modules } = workerSetup();
+  const { control, plan, compare, key, modules, slot } = task;
   const production = new Side(attachDisk(task.production));
   const replica = new Side(attachDisk(task.replica));
   const algorithm = algorithmByName(task.algorithm);
@@ -48,11 +46,6 @@ async function pullRanges(
     if (range >= plan.starts.length || !(await comparer.compare(range))) return;
     reporter.add(range, comparer);
   }
-}
-
-/** Piscina wraps the pool's `workerData` together with its own. */
-function workerSetup(): WorkerSetup {
-  return (Array.isArray(workerData) ? workerData[1] : workerData) as WorkerSetup;
 }
 
 function asOurs(cause: unknown): DriftmapError {

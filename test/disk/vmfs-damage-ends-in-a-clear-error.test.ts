@@ -115,9 +115,9 @@ describe('fields that cannot be', () => {
       /expected the id of a file descriptor, got file block/,
     ],
     ['entry: no such descriptor', rootEntries + 140 * 7 + 4, 0xffc00004, /item 1023 of cluster 0/],
-    ['entry: no name', rootEntries + 140 * 7 + 12, 0, /expected a name without/],
-    ['entry: two parts', rootEntries + 140 * 7 + 12, 0x2f612f61, /expected a name without/],
-    ['entry: no UTF-8', rootEntries + 140 * 7 + 12, 0xffffffff, /in UTF-8/],
+    ['entry: no name', rootEntries + 140 * 7 + 12, 0, /expected a name in UTF-8 without/],
+    ['entry: two parts', rootEntries + 140 * 7 + 12, 0x2f612f61, /expected a name in UTF-8 without/],
+    ['entry: no UTF-8', rootEntries + 140 * 7 + 12, 0xffffffff, /expected a name in UTF-8/],
     ['file: size', meta('direct') + 20, 300 * MiB, /expected a size of at most 256 blocks/],
     ['file: size of 2^62', meta('direct') + 24, 2 ** 30, /expected a size below 2\^53/],
     ['file: block size', meta('direct') + 28, 2 * MiB, /expected blocks of 1048576 bytes, got 2097152/],
@@ -204,11 +204,11 @@ describe('loops', () => {
   });
 
   it('of entries that many directories share end in an error', async () => {
-    const shared = new VmfsBuilder({ descriptors: 1200, subBlocks: 1100 });
+    const shared = new VmfsBuilder({ descriptors: 500, subBlocks: 500 });
     const many = shared.addDirectory(shared.root, 'many');
     const file = shared.addFile(many, 'file', { addressing: 'sub', size: 0 });
-    for (let i = 0; i < 900; i++) shared.link(many, `f${i}`, file, 3);
-    const others = Array.from({ length: 900 }, (_, i) => shared.addDirectory(shared.root, `d${i}`));
+    for (let i = 0; i < 930; i++) shared.link(many, `f${i}`, file, 3);
+    const others = Array.from({ length: 300 }, (_, i) => shared.addDirectory(shared.root, `d${i}`));
     const image = shared.finish();
     const copied = new DataView(image.buffer);
     const from = shared.descriptorPlace(many);
@@ -219,8 +219,23 @@ describe('loops', () => {
       image.copyWithin(to + 1024, from + 1024, from + 2048);
     }
     const error = await refusalOf(async () => filesOf(await openVmfs(new BytesUnit(image))));
-    expect([error.kind, error.message]).toEqual(['limit', expect.stringMatching(/650000 entries in all/)]);
+    expect([error.kind, error.message]).toEqual(['limit', expect.stringMatching(/262144 entries in all/)]);
   });
+});
+
+it('a link that leads through a large directory again and again ends in an error', async () => {
+  const busy = new VmfsBuilder({ descriptors: 100 });
+  const large = busy.addDirectory(busy.root, 'large');
+  const file = busy.addFile(large, 'file', { addressing: 'sub', size: 0 });
+  for (let i = 0; i < 900; i++) busy.link(large, `f${i}`, file, 3);
+  busy.addDirectory(large, 'z');
+  busy.addLink(busy.root, 'link', `large/${'z/../'.repeat(800)}file`);
+  const fs = await openVmfs(new BytesUnit(busy.finish()));
+  const error = await refusalOf(() => fs.lookup('/link'));
+  expect([error.kind, error.message]).toEqual([
+    'limit',
+    expect.stringMatching(/directory entries on the way/),
+  ]);
 });
 
 describe('a unit that is cut short', () => {

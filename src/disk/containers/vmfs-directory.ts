@@ -7,17 +7,14 @@
 import { DriftmapError } from '../../base/errors.ts';
 import { VMFS_MAX_DIRECTORY_BYTES } from '../../base/limits.ts';
 import { type ByteCount, type ByteOffset, KiB } from '../../base/units.ts';
-import type { LogicalUnit } from '../../lu/logical-unit.ts';
 import type { ExtentMap } from '../../mapping/extent-map.ts';
 import { readName, viewOf } from '../formats/byte-source.ts';
-import { DiskReader } from '../reader.ts';
 import { nameOf } from './vmfs-address.ts';
 import { DescriptorField, FileType, type VmfsDescriptor } from './vmfs-descriptor.ts';
-import { readVmfsMap } from './vmfs-map.ts';
+import { readMapped, readVmfsMap } from './vmfs-map.ts';
 import type { VmfsTables } from './vmfs-tables.ts';
 
 const ENTRY_BYTES = 140;
-const NAME_BYTES = 128;
 /** Whole entries, in about half a megabyte. */
 const READ_BYTES = ENTRY_BYTES * 4 * KiB;
 
@@ -32,14 +29,14 @@ export interface VmfsEntry {
 }
 
 /**
- * The entries of a directory in their order, without the two that stand for itself and its parent.
+ * The entries of a directory in their order, some thousands at a time, without the two that stand for itself and
+ * its parent.
  * @throws DriftmapError `malformed`, `limit`
  */
 export async function* directoryEntries(
   tables: VmfsTables,
-  unit: LogicalUnit,
   directory: VmfsDescriptor,
-): AsyncGenerator<VmfsEntry, undefined> {
+): AsyncGenerator<VmfsEntry[], undefined> {
   const { path } = tables;
   const { id, size } = directory;
   const offset = directory.place + DescriptorField.size;
@@ -52,43 +49,46 @@ export async function* directoryEntries(
     throw new DriftmapError('limit', reason, { path, offset });
   }
   const map = await readVmfsMap(tables, directory);
-  const reader = new DiskReader({ name: path, map, units: [unit] });
   for (let at = 0; at < size; at += READ_BYTES) {
     const bytes = new Uint8Array(Math.min(READ_BYTES, size - at));
-    const pending = reader.readInto(at, bytes);
-    if (pending) await pending;
-    yield* entriesOf(path, map, at, bytes);
+    await readMapped(tables.volume.source, 'a directory', map, at, bytes);
+    yield entriesOf(path, map, at, bytes);
   }
 }
 
-function* entriesOf(
-  path: string,
-  map: ExtentMap,
-  from: ByteOffset,
-  bytes: Uint8Array,
-): Generator<VmfsEntry, undefined> {
+function entriesOf(path: string, map: ExtentMap, from: ByteOffset, bytes: Uint8Array): VmfsEntry[] {
+  const entries: VmfsEntry[] = [];
   const view = viewOf(bytes);
   for (let at = 0; at < bytes.length; at += ENTRY_BYTES) {
     const type = view.getUint32(at, true);
     const descriptor = view.getUint32(at + 4, true);
     if (type === 0 || descriptor === 0) continue;
-    const place = map.explain(from + at).place;
+    const extent = map.indexAt(from + at);
+    const place = map.placeOf(extent) + from + at - map.startOf(extent);
     if (type < FileType.directory || type > FileType.rawDevice) {
       const reason = `directory entry: expected a type from 2 to 6, got ${type}`;
       throw new DriftmapError('malformed', reason, { path, offset: place });
     }
     const name = nameIn(bytes.subarray(at + 12, at + ENTRY_BYTES), path, place + 12);
     if (name === '.' || name === '..') continue;
-    yield { name, type, descriptor, generation: view.getUint32(at + 8, true), place };
+    entries.push({ name, type, descriptor, generation: view.getUint32(at + 8, true), place });
   }
+  return entries;
 }
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /** A name up to its first zero; it must be one part of a path. */
 function nameIn(bytes: Uint8Array, path: string, offset: ByteOffset): string {
   const end = bytes.indexOf(0);
-  const name = readName(bytes.subarray(0, end < 0 ? bytes.length : end), NAME_BYTES, { path, offset });
+  let name = '';
+  try {
+    name = utf8.decode(end < 0 ? bytes : bytes.subarray(0, end));
+  } catch {
+    // Not UTF-8: the same error as below.
+  }
   if (name !== '' && !name.includes('/')) return name;
-  const reason = `directory entry: expected a name without '/', got '${name}'`;
+  const reason = `directory entry: expected a name in UTF-8 without '/', got '${name}'`;
   throw new DriftmapError('malformed', reason, { path, offset });
 }
 
@@ -96,12 +96,7 @@ function nameIn(bytes: Uint8Array, path: string, offset: ByteOffset): string {
  * What a symbolic link holds.
  * @throws DriftmapError `malformed`
  */
-export async function readLink(
-  tables: VmfsTables,
-  unit: LogicalUnit,
-  link: VmfsDescriptor,
-  most: ByteCount,
-): Promise<string> {
+export async function readLink(tables: VmfsTables, link: VmfsDescriptor, most: ByteCount): Promise<string> {
   const { path } = tables;
   const offset = link.place;
   if (link.size < 1 || link.size > most) {
@@ -110,7 +105,6 @@ export async function readLink(
   }
   const map = await readVmfsMap(tables, link);
   const bytes = new Uint8Array(link.size);
-  const pending = new DiskReader({ name: path, map, units: [unit] }).readInto(0, bytes);
-  if (pending) await pending;
+  await readMapped(tables.volume.source, 'a symbolic link', map, 0, bytes);
   return readName(bytes, most, { path, offset });
 }

@@ -7,6 +7,7 @@
 import { DriftmapError } from '../../base/errors.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import { type ExtentMap, ExtentMapBuilder, Kind } from '../../mapping/extent-map.ts';
+import { type ByteSource, readWhole } from '../formats/byte-source.ts';
 import { PlacedBlocks } from '../formats/placed-blocks.ts';
 import { BlockType, isSharedSubBlock, isToBeZeroed, nameOf, typeOf } from './vmfs-address.ts';
 import { type BlockVisitor, visitBlocks } from './vmfs-blocks.ts';
@@ -56,7 +57,7 @@ class MapDecoder implements BlockVisitor {
   private readonly size: ByteCount;
   private readonly blockSize: ByteCount;
   private readonly type: number;
-  private readonly builder = new ExtentMapBuilder();
+  private readonly builder: ExtentMapBuilder;
   private readonly placed: PlacedBlocks;
 
   /** The run being joined: kind, first offset, place of that (−1: none), and end so far. */
@@ -70,6 +71,7 @@ class MapDecoder implements BlockVisitor {
     this.size = size;
     this.blockSize = blockSize;
     this.type = type;
+    this.builder = new ExtentMapBuilder(Math.min(Math.ceil(size / blockSize) + 1, 1024));
     this.placed = new PlacedBlocks(tables.path, tables.volume.source.size);
   }
 
@@ -134,5 +136,21 @@ class MapDecoder implements BlockVisitor {
     const { start, end, kind, place } = this;
     if (end > start)
       this.builder.append({ offset: start, length: end - start, kind, unit: 0, place, depth: 0 });
+  }
+}
+
+/** Reads through such a map: for what is small and read once. */
+export async function readMapped(
+  source: ByteSource,
+  what: string,
+  map: ExtentMap,
+  offset: ByteOffset,
+  target: Uint8Array,
+): Promise<void> {
+  for (const extent of map.extents({ offset, length: target.length })) {
+    const from = extent.offset - offset;
+    const part = target.subarray(from, from + extent.length);
+    if (extent.kind === Kind.data) await readWhole(source, what, extent.place, part);
+    else part.fill(0);
   }
 }

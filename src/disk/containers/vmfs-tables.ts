@@ -142,8 +142,8 @@ async function readDescriptor(
     throw new DriftmapError('malformed', reason, { path, offset: where });
   }
   const volumeOffset = resource.volumeOffsetOf(id, where);
-  const place = volume.placeOf(nameOf(id), volumeOffset, DESCRIPTOR_BYTES);
-  const view = await pieces.view(nameOf(id), place, DESCRIPTOR_BYTES);
+  const place = volume.placeOf('a file descriptor', volumeOffset, DESCRIPTOR_BYTES);
+  const view = await pieces.view('a file descriptor', place, DESCRIPTOR_BYTES);
   return decodeDescriptor(view, { path, id, place, volumeOffset });
 }
 
@@ -257,8 +257,8 @@ class Pointers implements PointerBlocks {
     const resource = typeOf(id) === BlockType.pointer2 ? await this.second(id, where) : this.resource;
     const { itemSize } = resource.header;
     const offset = resource.volumeOffsetOf(id, where);
-    const place = this.volume.placeOf(nameOf(id), offset, itemSize);
-    return { place, view: await this.pieces.view(nameOf(id), place, itemSize) };
+    const place = this.volume.placeOf('a pointer block', offset, itemSize);
+    return { place, view: await this.pieces.view('a pointer block', place, itemSize) };
   }
 
   private second(id: number, where: ByteOffset): Promise<VmfsResource> {

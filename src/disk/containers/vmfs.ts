@@ -44,19 +44,17 @@ export async function openVmfs(unit: LogicalUnit): Promise<FileSystem> {
     });
   }
   const warnings = [...volume.device.warnings, ...(await heartbeatWarnings(volume))];
-  return new VmfsFileSystem(unit, tables, root, warnings);
+  return new VmfsFileSystem(tables, root, warnings);
 }
 
 class VmfsFileSystem implements FileSystem {
   readonly kind = 'vmfs';
   readonly label: string;
   readonly warnings: readonly string[];
-  private readonly unit: LogicalUnit;
   private readonly tables: VmfsTables;
   private readonly root: VmfsDescriptor;
 
-  constructor(unit: LogicalUnit, tables: VmfsTables, root: VmfsDescriptor, warnings: readonly string[]) {
-    this.unit = unit;
+  constructor(tables: VmfsTables, root: VmfsDescriptor, warnings: readonly string[]) {
     this.tables = tables;
     this.root = root;
     this.label = tables.info.label;
@@ -64,18 +62,18 @@ class VmfsFileSystem implements FileSystem {
   }
 
   async lookup(path: string): Promise<FileEntry> {
-    const { entry, descriptor } = await new PathWalk(this.unit, this.tables, this.root, path).find();
+    const { entry, descriptor } = await new PathWalk(this.tables, this.root, path).find();
     if (entry !== null && isListed(descriptor.type)) {
       return this.fileEntry(`/${partsOf(path).reverse().join('/')}`, entry, descriptor);
     }
     const what = descriptor.type === FileType.directory ? 'a directory' : 'a file of the file system itself';
     throw new DriftmapError('argument', `${path} is ${what}: expected a regular file`, {
-      path: this.unit.name,
+      path: this.tables.path,
     });
   }
 
   async *files(): AsyncGenerator<FileEntry, undefined> {
-    const { tables, unit } = this;
+    const { tables } = this;
     const seen = new Set<number>([this.root.id]);
     // Directories that wait for their turn: the last one first, so that each comes whole before the next.
     const waiting: Waiting[] = [{ path: '', directory: this.root.id, where: tables.info.place, depth: 0 }];
@@ -83,21 +81,30 @@ class VmfsFileSystem implements FileSystem {
     for (let here = waiting.pop(); here !== undefined; here = waiting.pop()) {
       const directory = await tables.descriptor(here.directory, here.where);
       const below: Waiting[] = [];
-      for await (const entry of directoryEntries(tables, unit, directory)) {
-        if (++listed > VMFS_MAX_LISTED) throw this.limit(`entries in all`, VMFS_MAX_LISTED, entry.place);
-        const path = `${here.path}/${entry.name}`;
-        if (entry.type === FileType.directory) {
-          this.refuseSeen(seen, path, entry);
-          if (here.depth === VMFS_MAX_DEPTH)
-            throw this.limit('directories in one another', VMFS_MAX_DEPTH, entry.place);
-          await descriptorOf(tables, entry);
-          below.push({ path, directory: entry.descriptor, where: entry.place, depth: here.depth + 1 });
-        } else if (isListed(entry.type)) {
-          yield this.fileEntry(path, entry, await descriptorOf(tables, entry));
+      for await (const entries of directoryEntries(tables, directory)) {
+        listed += entries.length;
+        if (listed > VMFS_MAX_LISTED) throw this.limit('entries in all', VMFS_MAX_LISTED, here.where);
+        for (const entry of entries) {
+          const path = `${here.path}/${entry.name}`;
+          if (entry.type === FileType.directory) below.push(await this.enter(here, path, entry, seen));
+          else if (isListed(entry.type)) yield this.fileEntry(path, entry, await descriptorOf(tables, entry));
         }
       }
-      waiting.push(...below.reverse());
+      for (let next = below.pop(); next !== undefined; next = below.pop()) waiting.push(next);
     }
+  }
+
+  private async enter(parent: Waiting, path: string, entry: VmfsEntry, seen: Set<number>): Promise<Waiting> {
+    const { descriptor: directory, place: where } = entry;
+    if (seen.has(directory)) {
+      const reason = `${path} is a directory that is in another one already: the directories are a loop`;
+      throw new DriftmapError('malformed', reason, { path: this.tables.path, offset: where });
+    }
+    seen.add(directory);
+    const depth = parent.depth + 1;
+    if (depth > VMFS_MAX_DEPTH) throw this.limit('directories in one another', VMFS_MAX_DEPTH, where);
+    await descriptorOf(this.tables, entry);
+    return { path, directory, where, depth };
   }
 
   private fileEntry(path: string, entry: VmfsEntry, descriptor: VmfsDescriptor): FileEntry {
@@ -122,17 +129,8 @@ class VmfsFileSystem implements FileSystem {
     return readVmfsMap(tables, descriptor);
   }
 
-  private refuseSeen(seen: Set<number>, path: string, { descriptor, place }: VmfsEntry): void {
-    if (!seen.has(descriptor)) {
-      seen.add(descriptor);
-      return;
-    }
-    const reason = `${path} is a directory that is in another one already: the directories are a loop`;
-    throw new DriftmapError('malformed', reason, { path: this.unit.name, offset: place });
-  }
-
   private limit(what: string, most: number, offset: ByteOffset): DriftmapError {
-    return new DriftmapError('limit', `expected at most ${most} ${what}`, { path: this.unit.name, offset });
+    return new DriftmapError('limit', `expected at most ${most} ${what}`, { path: this.tables.path, offset });
   }
 }
 
@@ -184,7 +182,6 @@ interface Found {
  * that begin with /vmfs/volumes and this file system's label or UUID, as ESXi makes them.
  */
 class PathWalk {
-  private readonly unit: LogicalUnit;
   private readonly tables: VmfsTables;
   private readonly path: string;
   /** Parts still to follow, the next one last. */
@@ -192,9 +189,10 @@ class PathWalk {
   /** The directories entered, the root first. */
   private readonly entered: VmfsDescriptor[];
   private links = 0;
+  /** Directory entries looked through: links may lead through large directories again and again. */
+  private looked = 0;
 
-  constructor(unit: LogicalUnit, tables: VmfsTables, root: VmfsDescriptor, path: string) {
-    this.unit = unit;
+  constructor(tables: VmfsTables, root: VmfsDescriptor, path: string) {
     this.tables = tables;
     this.path = path;
     this.parts = partsOf(path);
@@ -226,40 +224,46 @@ class PathWalk {
   }
 
   private async entryOf(directory: VmfsDescriptor, name: string): Promise<VmfsEntry> {
-    for await (const entry of directoryEntries(this.tables, this.unit, directory)) {
-      if (entry.name === name) return entry;
+    for await (const entries of directoryEntries(this.tables, directory)) {
+      this.looked += entries.length;
+      if (this.looked > VMFS_MAX_LISTED) {
+        const reason = `${this.path}: expected at most ${VMFS_MAX_LISTED} directory entries on the way`;
+        throw new DriftmapError('limit', reason, { path: this.tables.path, offset: directory.place });
+      }
+      const found = entries.find((entry) => entry.name === name);
+      if (found) return found;
     }
     throw this.notFound(name, 'is not there');
   }
 
   private async follow(link: VmfsDescriptor): Promise<void> {
-    const { unit, tables, path } = this;
+    const { tables, path } = this;
     if (++this.links > VMFS_MAX_LINKS) {
       const reason = `${path}: more than ${VMFS_MAX_LINKS} symbolic links on the way: they are a loop`;
-      throw new DriftmapError('malformed', reason, { path: unit.name, offset: link.place });
+      throw new DriftmapError('malformed', reason, { path: tables.path, offset: link.place });
     }
-    const target = await readLink(tables, unit, link, VMFS_MAX_LINK_BYTES);
+    const target = await readLink(tables, link, VMFS_MAX_LINK_BYTES);
     const parts = partsOf(target);
     if (target.startsWith('/')) {
       const [volume, volumes, vmfs] = [parts.at(-3)!, parts.at(-2), parts.at(-1)];
       const { label, uuid } = tables.info;
       if (vmfs !== 'vmfs' || volumes !== 'volumes' || (volume !== label && volume !== uuid)) {
         const reason = `${path} leads by a symbolic link to ${target}, outside of the file system`;
-        throw new DriftmapError('policy', reason, { path: unit.name, offset: link.place });
+        throw new DriftmapError('policy', reason, { path: tables.path, offset: link.place });
       }
       parts.splice(-3);
       this.entered.splice(1);
     }
     if (this.parts.length + parts.length > VMFS_MAX_LINK_BYTES) {
       const reason = `${path}: symbolic links make a path of more than ${VMFS_MAX_LINK_BYTES} parts`;
-      throw new DriftmapError('limit', reason, { path: unit.name, offset: link.place });
+      throw new DriftmapError('limit', reason, { path: tables.path, offset: link.place });
     }
     this.parts.push(...parts);
   }
 
   private notFound(part: string, what: string): DriftmapError {
     const reason = `no file ${this.path} in the file system: '${part}' ${what}`;
-    return new DriftmapError('not-found', reason, { path: this.unit.name });
+    return new DriftmapError('not-found', reason, { path: this.tables.path });
   }
 }
 
