@@ -169,9 +169,9 @@ export const NTFS_MAX_ATTRIBUTE_LIST_BYTES = 256 * KiB;
 export const NTFS_MAX_INDEX_DEPTH = 32;
 /** Characters of one path: Windows' own cap. It also ends directories that lead on and on. */
 export const NTFS_MAX_PATH = 32767;
-/** Metadata is read in pieces of this size, and so many of the last ones are kept of each stream. */
+/** Metadata is read in pieces of this size, and so many of the last ones are kept of a stream: a folder of 100,000 files. */
 export const NTFS_PIECE_BYTES = 64 * KiB;
-export const NTFS_PIECES_KEPT = 32;
+export const NTFS_PIECES_KEPT = 256;
 /** Entries of a directory whose MFT records are read in one sweep: sweeping reads the MFT in its own order. */
 export const NTFS_LISTING_BATCH = 8192;
 

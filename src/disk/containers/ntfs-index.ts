@@ -135,7 +135,7 @@ class DirectoryIndex {
     if (root.isLeaf) return new DirectoryIndex(directory, root, blockSize, null);
     const pieces = await directory.pieces(AttributeType.indexAllocation, INDEX_NAME);
     if (pieces.length === 0) throw wrong(0, 'it has children, and the directory no index blocks');
-    const blocks = readerOf(mft, pieces, `index blocks of directory ${base.number}`);
+    const blocks = readerOf(mft, pieces, `index blocks of directory ${base.number}`, true);
     return new DirectoryIndex(directory, root, blockSize, blocks);
   }
 

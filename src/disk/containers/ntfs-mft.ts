@@ -257,13 +257,18 @@ function oneOf(entries: ListEntry[], base: NtfsRecord): ListEntry[] {
 }
 
 /** A reader of metadata that is not resident; compressed and encrypted metadata there is none. */
-export function readerOf(mft: Mft, pieces: readonly AttributePiece[], what: string): RunReader {
+export function readerOf(
+  mft: Mft,
+  pieces: readonly AttributePiece[],
+  what: string,
+  scattered = false,
+): RunReader {
   const { runs, size, initialized } = runsOf(mft.geometry, pieces);
   const { flags } = pieces[0]!.attribute;
   if ((flags & (COMPRESSION_BITS | ENCRYPTED)) !== 0) {
     throw damage(pieces[0]!.record.where, pieces[0]!.attribute.at, `${what}: expected it to be plain`);
   }
-  return new RunReader(mft.source, mft.geometry, { runs, size, initialized, what });
+  return new RunReader(mft.source, mft.geometry, { runs, size, initialized, what, scattered });
 }
 
 export interface AttributeRuns {
