@@ -55,9 +55,17 @@ describeWith(['corpus'], 'the sample file systems', () => {
     const part = new BytesUnit(unit.bytes.subarray(offset, offset + length), { name: 'lu0p2' });
     const { volumes } = await readVolumeGroups([part, other]);
     const volume = volumes.find(({ name }) => name === 'lin')!;
-    const view = viewOver([part, other], await volume.map(), 'lin', 'lin');
+    const parents = [part, other];
+    const view = viewOver({
+      name: 'lin',
+      layer: 'volume',
+      step: 'lvm:vglu/lin',
+      map: await volume.map(),
+      parents,
+    });
     const fs = await openExt4(view);
-    const file = viewOver([view], await (await fs.lookup('/disk-flat.raw')).map(), 'file', 'file');
+    const map = await (await fs.lookup('/disk-flat.raw')).map();
+    const file = viewOver({ name: 'file', layer: 'file', step: 'ext4:/disk-flat.raw', map, parents: [view] });
 
     const oracle = JSON.parse(readFileSync(join(folder, 'composition.oracle.json'), 'utf8'));
     const expected = oracle['lu0:gpt2/lvm:vglu/lin/ext4:/disk-flat.raw'] as {
