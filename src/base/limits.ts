@@ -145,8 +145,8 @@ export const VMDK_MAX_GRAIN_BYTES = 1 * GiB;
 export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;
 
 // File systems: XFS
-/** Pieces of metadata kept, of 64 KiB each: the inodes and directory blocks that a listing goes back and forth between. */
-export const XFS_CACHED_PIECES = 64;
+/** Pieces of metadata kept, of 64 KiB each: 16 MiB hold the inodes of 32,768 files, which a listing goes back and forth between. */
+export const XFS_CACHED_PIECES = 256;
 /** Levels of an extent tree: the Linux driver's cap (XFS_BTREE_MAXLEVELS); a thousand million extents take five. */
 export const XFS_MAX_TREE_DEPTH = 9;
 /** Directories in one another: a path of 4095 bytes, the longest that Linux takes, goes through 2047. */

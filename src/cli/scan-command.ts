@@ -84,9 +84,10 @@ Examples:
   driftmap scan vm.qcow2 copy.raw --within vm.drift     check only what differed before
   driftmap scan /dev/vg/vm copy.raw --production-format raw --json
 
-Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a step is gptN, mbrN or
-lvm:GROUP/VOLUME:
+Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a step is gptN, mbrN,
+lvm:GROUP/VOLUME or, last, a file: ext4:/PATH, xfs:/PATH, vmfs:/PATH, ntfs:/PATH (driftmap disks finds them):
   driftmap scan vm.raw lu0.img,lu1.img:gpt2/lvm:vg/vm --replica-format raw
+  driftmap scan /dev/mapper/lun0:gpt1/vmfs:/vm/vm.vmdk lu0.img:gpt2/ext4:/vm.qcow2
 ${explainExits}`,
     )
     .action(runScan);

@@ -15,6 +15,7 @@ import type { BlockCount, BlockRun, ByteCount, ByteRange } from '../base/units.t
 import { blockCount } from '../base/units.ts';
 import type { LiveMarks } from '../bitmap/live-marks.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { isFileInside } from '../disk/view-unit.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { type AlgorithmName, algorithmByName, type SignatureAlgorithm } from '../signature/algorithm.ts';
 import {
@@ -408,9 +409,13 @@ function checkOptions({ production, replica, compare, rangeBytes, within, resume
   }
 }
 
-/** The map of an image was read when it was opened; writes since then may have moved what it says. */
+/**
+ * The map of an image, and that of a file inside a unit, was read when it was opened; writes since then may have
+ * moved what it says.
+ */
 function checkUnchangedSinceOpened(disk: VirtualDisk): void {
-  if (disk.format === 'raw' || disk.generation() === disk.openedGeneration) return;
+  const hasTables = disk.format !== 'raw' || disk.units.some(isFileInside);
+  if (!hasTables || disk.generation() === disk.openedGeneration) return;
   const reason = 'changed since it was opened, so where its bytes lie may have changed too: open it again';
   throw new DriftmapError('mismatch', reason, { path: disk.name, operation: 'scan' });
 }
