@@ -40,6 +40,9 @@ export interface DuelOfCase {
 /** Before the first turn that counts: V8's compilers have settled on the code by then. */
 const WARM_TURNS = 20;
 
+/** Runs of a turn, whatever it takes: one alone is at the mercy of whoever else wants the processor. */
+const LEAST_RUNS = 4;
+
 /** A turn of so many runs begins with one that does not count. */
 const COLD_RUNS = 5;
 
@@ -59,9 +62,12 @@ function wallSeconds(): number {
   return performance.now() / 1000;
 }
 
-/** Processor time where one thread does all: what others do meanwhile does not count. */
-function clockOf({ clock }: BenchCase): () => number {
-  return clock === 'processor' ? processorSeconds : wallSeconds;
+/**
+ * Processor time, of all threads of the process, where one thread works at a time: what others do meanwhile
+ * does not count. Where several work at once, how well they share it is part of the matter: wall time.
+ */
+function clockOf({ clock, threads }: BenchCase): () => number {
+  return clock === 'processor' || threads === 1 ? processorSeconds : wallSeconds;
 }
 
 /** @param base a case of one build, @param head the same case of the other */
@@ -106,7 +112,7 @@ async function warmUp(both: readonly [Contender, Contender], turnMs: number): Pr
     for (; runs < 3 || wallSeconds() - from < (WARM_TURNS * turnMs) / 1000; runs++) await one.item.run();
     seconds.push((wallSeconds() - from) / runs);
   }
-  const runs = Math.max(1, Math.round(turnMs / 1000 / Math.max(...seconds)));
+  const runs = Math.max(LEAST_RUNS, Math.round(turnMs / 1000 / Math.max(...seconds)));
   for (const one of both) one.runs = runs;
 }
 

@@ -27,7 +27,7 @@ const SMALL_DISK = 64 * KiB;
 type Pair = readonly [VirtualDisk, VirtualDisk];
 type Compared = AlgorithmName | 'bytes';
 
-const compared: readonly Compared[] = ['blake3', 'nh128', 'xxh3-128', 'bytes'];
+export const compared: readonly Compared[] = ['blake3', 'nh128', 'xxh3-128', 'bytes'];
 
 export async function openArrayScanSuite(options: SuiteOptions): Promise<Suite> {
   const pair = await arrayPair(DISK[options.scale]);
@@ -113,7 +113,7 @@ function scanCase(name: string, suite: string, { scanner, pair, blockSize, by }:
 }
 
 /** A disk without holes, and its replica: every block must be read, so bytes a second mean what they say. */
-function contents(size: number): [Uint8Array, Uint8Array] {
+export function contents(size: number): [Uint8Array, Uint8Array] {
   const production = new Uint8Array(size);
   fillRandom(production, 7);
   const replica = production.slice();

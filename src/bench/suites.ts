@@ -6,6 +6,7 @@ import { openBitmapSuite } from './bitmap-cases.ts';
 import { openKernelSuite } from './kernel-cases.ts';
 import { openMachineSuite } from './limits.ts';
 import { openMappingSuite } from './mapping-cases.ts';
+import { openRangeSuite } from './range-cases.ts';
 import { openArrayScanSuite, openDispatchSuite, openFileScanSuite } from './scan-cases.ts';
 
 export { benchFormat } from './bench-case.ts';
@@ -15,6 +16,7 @@ const suites = {
   kernels: openKernelSuite,
   mapping: openMappingSuite,
   bitmap: openBitmapSuite,
+  range: openRangeSuite,
   'array-scan': openArrayScanSuite,
   'file-scan': openFileScanSuite,
   dispatch: openDispatchSuite,

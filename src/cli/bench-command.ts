@@ -25,7 +25,16 @@ interface CompareCommandOptions {
 }
 
 /** Not imported from the suites: they load everything there is to measure. A test holds the two together. */
-export const suites = ['machine', 'kernels', 'mapping', 'bitmap', 'array-scan', 'file-scan', 'dispatch'];
+export const suites = [
+  'machine',
+  'kernels',
+  'mapping',
+  'bitmap',
+  'range',
+  'array-scan',
+  'file-scan',
+  'dispatch',
+];
 
 const explainBenchExits = `
 Exit status: 0 done (or no regression), 1 regression, 2 trouble, 130 stopped by Ctrl-C.
