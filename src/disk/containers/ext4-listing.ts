@@ -13,6 +13,9 @@ import { FileType, type Inode, InodeFlag, ROOT_INODE } from './ext4-inode.ts';
 import type { Found } from './ext4-lookup.ts';
 import { has } from './ext4-superblock.ts';
 
+/** Encrypted directories that are named. */
+const MOST_WARNINGS = 8;
+
 /** A directory to be read. */
 interface Pending {
   readonly path: string;
@@ -31,10 +34,12 @@ export async function* listFiles(
   const seen = new Set<number>([ROOT_INODE]);
   const pending: Pending[] = [{ path: '', number: ROOT_INODE, from: 0, depth: 0 }];
   let bytes = 0;
+  let encrypted = 0;
   for (let here = pending.pop(); here !== undefined; here = pending.pop()) {
     const directory = await files.inode(here.number, here.from);
     if (has(directory.flags, InodeFlag.encrypted)) {
-      warn(`${here.path} is encrypted: what is in it is not listed`);
+      if (++encrypted <= MOST_WARNINGS) warn(`${here.path} is encrypted: what is in it is not listed`);
+      if (encrypted === MOST_WARNINGS + 1) warn('more directories are encrypted and not listed');
       continue;
     }
     bytes += directory.size;
