@@ -12,7 +12,7 @@ import { inlineMap, readInline } from './ext4-inline.ts';
 import { I_BLOCK_AT, I_BLOCK_BYTES, type Inode, InodeFlag, InodeReader } from './ext4-inode.ts';
 import type { Metadata } from './ext4-metadata.ts';
 import { NOTHING_REPLAYED, type ReplayedBlocks } from './ext4-replayed.ts';
-import { has } from './ext4-superblock.ts';
+import { has, printable } from './ext4-superblock.ts';
 
 export class Files {
   readonly metadata: Metadata;
@@ -36,7 +36,7 @@ export class Files {
    */
   async map(inode: Inode, path: string): Promise<ExtentMap> {
     if (has(inode.flags, InodeFlag.encrypted)) {
-      const reason = `${path} is encrypted: its contents cannot be read without its key`;
+      const reason = `${printable(path)} is encrypted: its contents cannot be read without its key`;
       throw this.metadata.unsupported(inode.offset, reason);
     }
     if (has(inode.flags, InodeFlag.inlineData)) {
@@ -78,17 +78,17 @@ export class Files {
   async target(link: Inode, path: string): Promise<Uint8Array> {
     const { metadata } = this;
     if (has(link.flags, InodeFlag.encrypted)) {
-      throw metadata.unsupported(link.offset, `${path} is encrypted: its target cannot be read`);
+      throw metadata.unsupported(link.offset, `${printable(path)} is encrypted: its target cannot be read`);
     }
     if (link.size === 0 || link.size > EXT4_MAX_SYMLINK_BYTES) {
-      const reason = `${path}: expected a target of 1 to ${EXT4_MAX_SYMLINK_BYTES} bytes, got ${link.size}`;
+      const reason = `${printable(path)}: expected a target of 1 to ${EXT4_MAX_SYMLINK_BYTES} bytes, got ${link.size}`;
       throw metadata.fault(link.offset + 4, reason);
     }
     if (has(link.flags, InodeFlag.inlineData)) return readInline(metadata, link);
     if (link.size < I_BLOCK_BYTES) return link.bytes.subarray(I_BLOCK_AT, I_BLOCK_AT + link.size);
     const bytes = new Uint8Array(link.size);
     for (const { offset, length, place, kind } of (await this.innerMap(link)).extents()) {
-      if (kind !== Kind.data) throw metadata.fault(link.offset, `${path}: its target has a hole`);
+      if (kind !== Kind.data) throw metadata.fault(link.offset, `${printable(path)}: its target has a hole`);
       const pending = metadata.read(place, bytes.subarray(offset, offset + length));
       if (pending) await pending;
     }

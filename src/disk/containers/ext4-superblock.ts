@@ -294,11 +294,16 @@ export function ext4Fault(path: string, offset: ByteOffset, reason: string): Dri
   return new DriftmapError('malformed', `ext4: ${reason}; e2fsck -n tells more`, { path, offset });
 }
 
-/** Up to the first zero. Control characters, which could drive a terminal, become U+FFFD. */
+/** Up to the first zero. */
 function labelOf(bytes: Uint8Array): string {
   const end = bytes.indexOf(0);
-  const text = new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
-  return text.replace(/\p{Cc}/gu, '\ufffd');
+  return printable(new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end)));
+}
+
+/** A name in a message. Control characters, which could drive a terminal, become U+FFFD; the middle of a long one goes. */
+export function printable(text: string): string {
+  const short = text.length <= 200 ? text : `${text.slice(0, 100)} … ${text.slice(-90)}`;
+  return short.replace(/\p{Cc}/gu, '\ufffd');
 }
 
 export function hex(value: number): string {
