@@ -177,15 +177,26 @@ describeWith(tools, 'what is no such file system', () => {
     [0x0, 77, /^malformed: .*expected 1 groups of \d+ inodes, got 77 inodes/],
     [0xfc, 0x00070000, /^malformed: .*expected group descriptors of 64, 128 … 1024 bytes, got 7/],
     [0x174, 0x0204, /^unsupported: .*expected checksums of type 1 \(crc32c\), got 2/],
-    [0xe0, 3, /^malformed: .*inode 3 is named and is not in use/],
-    [0xe0, 2, /^malformed: .*expected the journal, inode 2, to be a regular file/],
-    [0xe0, 99999, /^malformed: .*expected an inode from 1 to \d+, got 99999/],
   ])('its superblock at %i says %i', async (at, value, reason) => {
     const image = fresh();
     // The inode's size has two bytes, the others four.
     editSuperblock(image, (view) =>
       at === 0x58 ? view.setUint16(at, value, true) : view.setUint32(at, value, true),
     );
+    expect(await reasonOf(openExt4(new BytesUnit(image)))).toMatch(reason);
+  });
+
+  it.each([
+    [3, /inode 3 is named and is not in use/],
+    [2, /expected the journal, inode 2, to be a regular file/],
+    [99999, /expected an inode from 1 to \d+, got 99999/],
+  ])('a journal in inode %i is refused where it is needed, and else only said', async (inode, reason) => {
+    const image = fresh();
+    editSuperblock(image, (view) => view.setUint32(0xe0, inode, true));
+    const { warnings } = await openExt4(new BytesUnit(image));
+    expect(warnings).toEqual([expect.stringMatching(/the journal cannot be read, and is not needed/)]);
+    expect(warnings[0]).toMatch(reason);
+    editSuperblock(image, (view) => view.setUint32(0x60, view.getUint32(0x60, true) | 4, true));
     expect(await reasonOf(openExt4(new BytesUnit(image)))).toMatch(reason);
   });
 

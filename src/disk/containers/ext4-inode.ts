@@ -52,11 +52,10 @@ export interface Inode {
   readonly number: number;
   /** Where it lies in the file system. */
   readonly offset: ByteOffset;
-  readonly mode: number;
+  /** A `FileType`. */
   readonly type: number;
   readonly flags: number;
   readonly size: ByteCount;
-  readonly links: number;
   /** All of it. */
   readonly bytes: Uint8Array;
   /** Bytes of the extra part that are in use. */
@@ -137,7 +136,7 @@ export class InodeReader {
     const size = view.getUint32(0x4, true) + (high ? view.getUint32(0x6c, true) * 2 ** 32 : 0);
     const flags = view.getUint32(0x20, true);
     this.checkFlags(number, offset, flags);
-    return { number, offset, mode, type, flags, size, links, bytes, extra, seed };
+    return { number, offset, type, flags, size, bytes, extra, seed };
   }
 
   /** What an inode is must be a feature of its file system. */
