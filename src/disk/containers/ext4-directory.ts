@@ -69,7 +69,7 @@ function checkRuns(metadata: Metadata, inode: Inode, map: ExtentMap): void {
   const fault = (reason: string) =>
     metadata.fault(inode.offset, `directory inode ${inode.number}: ${reason}`);
   const { blockSize } = metadata.superblock;
-  if (map.size % blockSize !== 0) {
+  if (map.size === 0 || map.size % blockSize !== 0) {
     throw fault(`expected whole blocks of ${blockSize} bytes, got a size of ${map.size}`);
   }
   const order = Array.from({ length: map.count }, (_, i) => i);

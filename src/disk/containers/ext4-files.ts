@@ -12,7 +12,7 @@ import { inlineMap, readInline } from './ext4-inline.ts';
 import { I_BLOCK_AT, I_BLOCK_BYTES, type Inode, InodeFlag, InodeReader } from './ext4-inode.ts';
 import type { Metadata } from './ext4-metadata.ts';
 import { NOTHING_REPLAYED, type ReplayedBlocks } from './ext4-replayed.ts';
-import { has, Incompat } from './ext4-superblock.ts';
+import { has, printable } from './ext4-superblock.ts';
 
 export class Files {
   readonly metadata: Metadata;
@@ -36,10 +36,10 @@ export class Files {
    */
   async map(inode: Inode, path: string): Promise<ExtentMap> {
     if (has(inode.flags, InodeFlag.encrypted)) {
-      const reason = `${path} is encrypted: its contents cannot be read without its key`;
+      const reason = `${printable(path)} is encrypted: its contents cannot be read without its key`;
       throw this.metadata.unsupported(inode.offset, reason);
     }
-    if (this.isInline(inode)) {
+    if (has(inode.flags, InodeFlag.inlineData)) {
       this.checkSize(inode);
       return inlineMap(this.metadata, inode);
     }
@@ -55,13 +55,8 @@ export class Files {
     const { metadata } = this;
     this.checkSize(inode);
     const builder = new FileMapBuilder(metadata, inode, replayed);
-    if (!has(inode.flags, InodeFlag.extents)) await readIndirectBlocks(metadata, inode, builder);
-    else if (has(metadata.superblock.incompat, Incompat.extents)) {
-      await readExtentTree(metadata, inode, builder);
-    } else {
-      const reason = `inode ${inode.number} has extents, and the file system does not have that feature`;
-      throw metadata.fault(inode.offset + 0x20, reason);
-    }
+    if (has(inode.flags, InodeFlag.extents)) await readExtentTree(metadata, inode, builder);
+    else await readIndirectBlocks(metadata, inode, builder);
     return builder.finish();
   }
 
@@ -73,16 +68,9 @@ export class Files {
     throw this.metadata.fault(offset + 4, reason);
   }
 
-  private isInline(inode: Inode): boolean {
-    if (!has(inode.flags, InodeFlag.inlineData)) return false;
-    if (has(this.metadata.superblock.incompat, Incompat.inlineData)) return true;
-    const reason = `inode ${inode.number} has inline data, and the file system does not have that feature`;
-    throw this.metadata.fault(inode.offset + 0x20, reason);
-  }
-
   /** The names in a directory, in pieces. */
   async *entries(directory: Inode): AsyncGenerator<readonly DirectoryEntry[], undefined> {
-    const map = this.isInline(directory) ? null : await this.innerMap(directory);
+    const map = has(directory.flags, InodeFlag.inlineData) ? null : await this.innerMap(directory);
     yield* readDirectory(this.metadata, directory, map);
   }
 
@@ -90,17 +78,17 @@ export class Files {
   async target(link: Inode, path: string): Promise<Uint8Array> {
     const { metadata } = this;
     if (has(link.flags, InodeFlag.encrypted)) {
-      throw metadata.unsupported(link.offset, `${path} is encrypted: its target cannot be read`);
+      throw metadata.unsupported(link.offset, `${printable(path)} is encrypted: its target cannot be read`);
     }
     if (link.size === 0 || link.size > EXT4_MAX_SYMLINK_BYTES) {
-      const reason = `${path}: expected a target of 1 to ${EXT4_MAX_SYMLINK_BYTES} bytes, got ${link.size}`;
+      const reason = `${printable(path)}: expected a target of 1 to ${EXT4_MAX_SYMLINK_BYTES} bytes, got ${link.size}`;
       throw metadata.fault(link.offset + 4, reason);
     }
-    if (this.isInline(link)) return readInline(metadata, link);
+    if (has(link.flags, InodeFlag.inlineData)) return readInline(metadata, link);
     if (link.size < I_BLOCK_BYTES) return link.bytes.subarray(I_BLOCK_AT, I_BLOCK_AT + link.size);
     const bytes = new Uint8Array(link.size);
     for (const { offset, length, place, kind } of (await this.innerMap(link)).extents()) {
-      if (kind !== Kind.data) throw metadata.fault(link.offset, `${path}: its target has a hole`);
+      if (kind !== Kind.data) throw metadata.fault(link.offset, `${printable(path)}: its target has a hole`);
       const pending = metadata.read(place, bytes.subarray(offset, offset + length));
       if (pending) await pending;
     }

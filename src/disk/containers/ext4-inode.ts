@@ -32,6 +32,12 @@ export const InodeFlag = {
   inlineData: 0x10000000,
 } as const;
 
+const FEATURES_OF_INODES: readonly (readonly [number, number, string])[] = [
+  [InodeFlag.encrypted, Incompat.encrypt, 'encrypted contents'],
+  [InodeFlag.extents, Incompat.extents, 'extents'],
+  [InodeFlag.inlineData, Incompat.inlineData, 'inline data'],
+];
+
 export const ROOT_INODE = 2;
 /** Of the inode as it always was; what follows is the extra part. */
 const OLD_INODE = 128;
@@ -46,11 +52,10 @@ export interface Inode {
   readonly number: number;
   /** Where it lies in the file system. */
   readonly offset: ByteOffset;
-  readonly mode: number;
+  /** A `FileType`. */
   readonly type: number;
   readonly flags: number;
   readonly size: ByteCount;
-  readonly links: number;
   /** All of it. */
   readonly bytes: Uint8Array;
   /** Bytes of the extra part that are in use. */
@@ -130,7 +135,18 @@ export class InodeReader {
     const high = type === FileType.regular || has(metadata.superblock.incompat, Incompat.largeDir);
     const size = view.getUint32(0x4, true) + (high ? view.getUint32(0x6c, true) * 2 ** 32 : 0);
     const flags = view.getUint32(0x20, true);
-    return { number, offset, mode, type, flags, size, links, bytes, extra, seed };
+    this.checkFlags(number, offset, flags);
+    return { number, offset, type, flags, size, bytes, extra, seed };
+  }
+
+  /** What an inode is must be a feature of its file system. */
+  private checkFlags(number: number, offset: ByteOffset, flags: number): void {
+    const { incompat } = this.metadata.superblock;
+    for (const [flag, feature, name] of FEATURES_OF_INODES) {
+      if (!has(flags, flag) || has(incompat, feature)) continue;
+      const reason = `inode ${number} is marked as having ${name}, and the file system does not have that feature`;
+      throw this.metadata.fault(offset + 0x20, reason);
+    }
   }
 
   /** checksums.rst, "Inode"; returns what those of its blocks begin with. */

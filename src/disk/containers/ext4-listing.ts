@@ -11,7 +11,10 @@ import { type DirectoryEntry, EntryType } from './ext4-directory.ts';
 import type { Files } from './ext4-files.ts';
 import { FileType, type Inode, InodeFlag, ROOT_INODE } from './ext4-inode.ts';
 import type { Found } from './ext4-lookup.ts';
-import { has } from './ext4-superblock.ts';
+import { has, printable } from './ext4-superblock.ts';
+
+/** Encrypted directories that are named. */
+const MOST_WARNINGS = 8;
 
 /** A directory to be read. */
 interface Pending {
@@ -31,10 +34,13 @@ export async function* listFiles(
   const seen = new Set<number>([ROOT_INODE]);
   const pending: Pending[] = [{ path: '', number: ROOT_INODE, from: 0, depth: 0 }];
   let bytes = 0;
+  let encrypted = 0;
   for (let here = pending.pop(); here !== undefined; here = pending.pop()) {
     const directory = await files.inode(here.number, here.from);
     if (has(directory.flags, InodeFlag.encrypted)) {
-      warn(`${here.path} is encrypted: what is in it is not listed`);
+      if (++encrypted <= MOST_WARNINGS)
+        warn(`${printable(here.path)} is encrypted: what is in it is not listed`);
+      if (encrypted === MOST_WARNINGS + 1) warn('more directories are encrypted and not listed');
       continue;
     }
     bytes += directory.size;
@@ -52,7 +58,7 @@ export async function* listFiles(
         if (inode.type === FileType.regular) yield { inode, path };
         if (inode.type !== FileType.directory) continue;
         if (seen.has(number)) {
-          const reason = `directory inode ${number} is named a second time, as ${path}: a loop, or damage`;
+          const reason = `directory inode ${number} is named a second time, as ${printable(path)}: a loop, or damage`;
           throw files.metadata.fault(offset, reason);
         }
         if (here.depth >= EXT4_MAX_DIRECTORY_DEPTH) {

@@ -8,7 +8,7 @@ import { EXT4_MAX_SYMLINKS } from '../../base/limits.ts';
 import type { DirectoryEntry } from './ext4-directory.ts';
 import type { Files } from './ext4-files.ts';
 import { FileType, type Inode, InodeFlag, ROOT_INODE } from './ext4-inode.ts';
-import { has } from './ext4-superblock.ts';
+import { has, printable } from './ext4-superblock.ts';
 
 export interface Found {
   readonly inode: Inode;
@@ -59,7 +59,8 @@ class Walk {
       const inode = await files.inode(entry.inode, entry.offset);
       if (inode.type === FileType.symlink) await this.follow(inode, path);
       else if (inode.type === FileType.directory) way.push({ name, inode });
-      else if (rest.length > 0) throw files.refusal('not-found', `no ${this.asked}: ${path} is no directory`);
+      else if (rest.length > 0)
+        throw files.refusal('not-found', `no ${printable(this.asked)}: ${printable(path)} is no directory`);
       else if (inode.type === FileType.regular) return { inode, path };
       else throw this.notRegular(path, nameOf(inode.type));
     }
@@ -69,7 +70,7 @@ class Walk {
   private async entry(here: Inode, name: string, path: string): Promise<DirectoryEntry> {
     const { files } = this;
     if (has(here.flags, InodeFlag.encrypted)) {
-      const reason = `${this.pathTo(null)} is encrypted: names in it cannot be read without its key`;
+      const reason = `${printable(this.pathTo(null))} is encrypted: names in it cannot be read without its key`;
       throw files.metadata.unsupported(here.offset, reason);
     }
     const wanted = encoder.encode(name);
@@ -77,14 +78,14 @@ class Walk {
       const found = entries.find((entry) => isEqual(entry.name, wanted));
       if (found !== undefined) return found;
     }
-    const among = path === this.asked ? '' : `: there is no ${path}`;
-    throw files.refusal('not-found', `no ${this.asked}${among}`);
+    const among = path === this.asked ? '' : `: there is no ${printable(path)}`;
+    throw files.refusal('not-found', `no ${printable(this.asked)}${among}`);
   }
 
   private async follow(link: Inode, path: string): Promise<void> {
     const { files, rest, way } = this;
     if (++this.links > EXT4_MAX_SYMLINKS) {
-      const reason = `${this.asked} leads through more than ${EXT4_MAX_SYMLINKS} symbolic links: they are a loop`;
+      const reason = `${printable(this.asked)} leads through more than ${EXT4_MAX_SYMLINKS} symbolic links: they are a loop`;
       throw files.refusal('limit', reason);
     }
     const target = await files.target(link, path);
@@ -92,10 +93,10 @@ class Walk {
     try {
       text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(target);
     } catch {
-      throw files.metadata.unsupported(link.offset, `the target of the link ${path} is not UTF-8`);
+      throw files.metadata.unsupported(link.offset, `the target of the link ${printable(path)} is not UTF-8`);
     }
     if (text.includes('\0')) {
-      throw files.metadata.fault(link.offset, `the target of the link ${path} has a zero byte`);
+      throw files.metadata.fault(link.offset, `the target of the link ${printable(path)} has a zero byte`);
     }
     if (text.startsWith('/')) way.length = 1;
     rest.push(...partsOf(text));
@@ -109,7 +110,7 @@ class Walk {
   }
 
   private notRegular(path: string, what: string): DriftmapError {
-    return this.files.refusal('argument', `expected a regular file, and ${path} is ${what}`);
+    return this.files.refusal('argument', `expected a regular file, and ${printable(path)} is ${what}`);
   }
 }
 

@@ -26,11 +26,12 @@ export const Incompat = {
   csumSeed: 0x2000,
   largeDir: 0x4000,
   inlineData: 0x8000,
+  encrypt: 0x10000,
 } as const;
 /** `s_feature_ro_compat`. */
 export const RoCompat = { sparseSuper: 0x1, gdtCsum: 0x10, bigalloc: 0x200, metadataCsum: 0x400 } as const;
 
-/** Bits of `incompat` that a reader has to understand or may pass over: mmp, flex_bg, ea_inode change nothing here. */
+/** Bits of `incompat` that a reader has to understand or may pass over: mmp, flex_bg, ea_inode and casefold change nothing here. */
 const READ_INCOMPAT =
   Incompat.filetype |
   Incompat.recover |
@@ -40,10 +41,10 @@ const READ_INCOMPAT =
   Incompat.csumSeed |
   Incompat.largeDir |
   Incompat.inlineData |
+  Incompat.encrypt |
   0x100 |
   0x200 |
   0x400 |
-  0x10000 |
   0x20000;
 
 const REFUSED_INCOMPAT: readonly (readonly [number, string])[] = [
@@ -293,11 +294,16 @@ export function ext4Fault(path: string, offset: ByteOffset, reason: string): Dri
   return new DriftmapError('malformed', `ext4: ${reason}; e2fsck -n tells more`, { path, offset });
 }
 
-/** Up to the first zero. Control characters, which could drive a terminal, become U+FFFD. */
+/** Up to the first zero. */
 function labelOf(bytes: Uint8Array): string {
   const end = bytes.indexOf(0);
-  const text = new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
-  return text.replace(/\p{Cc}/gu, '\ufffd');
+  return printable(new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end)));
+}
+
+/** A name in a message. Control characters, which could drive a terminal, become U+FFFD; the middle of a long one goes. */
+export function printable(text: string): string {
+  const short = text.length <= 200 ? text : `${text.slice(0, 100)} … ${text.slice(-90)}`;
+  return short.replace(/\p{Cc}/gu, '\ufffd');
 }
 
 export function hex(value: number): string {

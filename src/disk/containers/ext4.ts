@@ -7,7 +7,9 @@
  * over those in place.
  */
 
+import { DriftmapError } from '../../base/errors.ts';
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
+import type { ExtentMap } from '../../mapping/extent-map.ts';
 import type { FileEntry, FileSystem } from './container.ts';
 import { Files } from './ext4-files.ts';
 import { FileType, type Inode, ROOT_INODE } from './ext4-inode.ts';
@@ -56,20 +58,11 @@ async function openMetadata(unit: LogicalUnit, warn: (message: string) => void):
       'the file system was not unmounted and its journal is on another device, which is not read: let e2fsck or a mount replay it';
     throw metadata.unsupported(1024 + 0xe0, reason);
   }
-  const files = new Files(metadata);
-  const journal = await files.inode(journalInode, 1024 + 0xe0);
-  if (journal.type !== FileType.regular) {
-    throw metadata.fault(journal.offset, `expected the journal, inode ${journalInode}, to be a regular file`);
-  }
-  const map = await files.innerMap(journal);
   if (!isDirty) {
-    if (await isJournalInUse(metadata, map)) {
-      warn(
-        'the journal holds transactions, and the superblock does not ask for them: they are left out, as Linux does',
-      );
-    }
+    await warnOfJournal(metadata, warn);
     return metadata;
   }
+  const map = await journalMap(metadata);
   const { blocks, transactions } = await replayJournal(metadata, map);
   if (transactions === 0) return metadata;
   const of = `${transactions} transaction${transactions === 1 ? '' : 's'}`;
@@ -77,6 +70,33 @@ async function openMetadata(unit: LogicalUnit, warn: (message: string) => void):
   // The superblock may be among them.
   const newest = await readSuperblock(new Metadata(unit, superblock, blocks));
   return new Metadata(unit, newest, blocks);
+}
+
+/** Where the journal lies. */
+async function journalMap(metadata: Metadata): Promise<ExtentMap> {
+  const files = new Files(metadata);
+  const { journalInode } = metadata.superblock;
+  const journal = await files.inode(journalInode, 1024 + 0xe0);
+  if (journal.type !== FileType.regular) {
+    throw metadata.fault(journal.offset, `expected the journal, inode ${journalInode}, to be a regular file`);
+  }
+  return files.innerMap(journal);
+}
+
+/** A file system that was unmounted needs no journal; what is odd about it is said. */
+async function warnOfJournal(metadata: Metadata, warn: (message: string) => void): Promise<void> {
+  try {
+    if (!(await isJournalInUse(metadata, await journalMap(metadata)))) return;
+    warn(
+      'the journal holds transactions, and the superblock does not ask for them: they are left out, as Linux does',
+    );
+  } catch (error) {
+    if (!(error instanceof DriftmapError)) throw error;
+    if (error.kind !== 'malformed' && error.kind !== 'unsupported' && error.kind !== 'limit') throw error;
+    warn(
+      `the journal cannot be read, and is not needed (${error.message.replace(`${metadata.name}: `, '')})`,
+    );
+  }
 }
 
 function warnAbout({ hasErrors, clean, compat }: Superblock, warn: (message: string) => void): void {
