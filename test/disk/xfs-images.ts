@@ -30,7 +30,8 @@ export class SparseUnit implements LogicalUnit {
   readonly canWrite = false;
   size: number;
   readonly pages: Map<number, Uint8Array>;
-  bytesRead = 0;
+  /** Pages that were looked at. */
+  readonly touched = new Set<number>();
 
   constructor(size: number, pages = new Map<number, Uint8Array>()) {
     this.size = size;
@@ -45,11 +46,12 @@ export class SparseUnit implements LogicalUnit {
   }
   read(offset: number, target: Uint8Array): undefined {
     if (offset < 0 || offset + target.length > this.size) throw new Error(`read past the end: ${offset}`);
-    this.bytesRead += target.length;
     for (let at = 0; at < target.length; ) {
       const from = (offset + at) % PAGE;
       const part = target.subarray(at, Math.min(at + PAGE - from, target.length));
-      const page = this.pages.get(Math.floor((offset + at) / PAGE));
+      const number = Math.floor((offset + at) / PAGE);
+      const page = this.pages.get(number);
+      this.touched.add(number);
       if (page === undefined) part.fill(0);
       else part.set(page.subarray(from, from + part.length));
       at += part.length;
@@ -260,8 +262,10 @@ export function kernelsFiles(folder: string): KnownFile[] {
   let current: XfsRun[] = [];
   for (const line of run('sh', '-c', command).split('\n')) {
     const header = /^\.(\/.*?):(?: no extents)?$/.exec(line);
-    if (!header) addKernelsRun(current, line);
-    else runs.set(header[1]!, (current = []));
+    if (header) {
+      current = [];
+      runs.set(header[1]!, current);
+    } else addKernelsRun(current, line);
   }
   return list
     .map((line) => {
