@@ -116,7 +116,14 @@ describe('a frozen XFS file system', () => {
       units[i % 2]!.put(place, unit.bytes(i * stripe, stripe));
       builder.append({ offset: i * stripe, length: stripe, kind: Kind.data, unit: i % 2, place, depth: 0 });
     }
-    const view = viewOver(units, builder.finish(), '<striped>', 'striped');
+    const whole = builder.finish();
+    const view = viewOver({
+      name: '<striped>',
+      layer: 'volume',
+      step: 'striped',
+      map: whole,
+      parents: units,
+    });
     expect(await isXfs(view)).toBe(true);
     const fs = await openXfs(view);
     expect(await listing(fs)).toEqual(files);
