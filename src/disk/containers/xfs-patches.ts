@@ -2,7 +2,7 @@
 
 import { DriftmapError } from '../../base/errors.ts';
 import { XFS_MAX_PATCHED_BYTES } from '../../base/limits.ts';
-import type { ByteCount, ByteOffset } from '../../base/units.ts';
+import { alignDown, alignUp, type ByteCount, type ByteOffset } from '../../base/units.ts';
 import { type ByteSource, readWhole } from '../formats/byte-source.ts';
 
 const SECTOR = 512;
@@ -32,10 +32,19 @@ export class PatchedSource implements ByteSource {
     return undefined;
   }
 
-  /** Whole sectors; the bytes are kept as they are, not copied. */
-  write(offset: ByteOffset, bytes: Uint8Array): void {
-    for (let at = 0; at < bytes.length; at += SECTOR) {
-      this.sectors.set((offset + at) / SECTOR, bytes.subarray(at, at + SECTOR));
+  /** The bytes are kept as they are, not copied, where they are whole sectors. */
+  async write(offset: ByteOffset, bytes: Uint8Array): Promise<void> {
+    const from = alignDown(offset, SECTOR);
+    const to = alignUp(offset + bytes.length, SECTOR);
+    let whole = bytes;
+    if (to - from !== bytes.length) {
+      // Small inodes share a sector.
+      whole = new Uint8Array(to - from);
+      await this.read(from, whole);
+      whole.set(bytes, offset - from);
+    }
+    for (let at = 0; at < whole.length; at += SECTOR) {
+      this.sectors.set((from + at) / SECTOR, whole.subarray(at, at + SECTOR));
     }
     if (this.sectors.size * SECTOR <= XFS_MAX_PATCHED_BYTES) return;
     const reason = `the XFS log changes more than ${XFS_MAX_PATCHED_BYTES} bytes of metadata; mount and unmount the file system instead`;

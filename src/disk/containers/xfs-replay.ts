@@ -197,7 +197,7 @@ class Replay {
     if (this.isNewer(bytes, at)) return;
     this.patchChunks(bytes, item, logged.regions);
     this.seal(bytes, at);
-    this.source.write(offset, bytes);
+    await this.source.write(offset, bytes);
     if (offset === 0) this.geometry = await readSuperblock(this.source);
   }
 
@@ -263,7 +263,7 @@ class Replay {
     const bytes = await this.read(offset, this.geometry.inodeSize);
     if (item.hasNewOwner) this.exchanged.add(item.number);
     if (!replayInode(this.geometry, bytes, item, at, (reason) => this.fault(reason))) return;
-    this.source.write(offset, bytes);
+    await this.source.write(offset, bytes);
   }
 
   private inodeOffset({ number }: InodeItem): ByteOffset {
@@ -301,7 +301,7 @@ class Replay {
     for (let i = 0; i < count; i++) {
       newInode(this.geometry, bytes.subarray(i * inodeSize, (i + 1) * inodeSize), first + i, generation);
     }
-    this.source.write(offset, bytes);
+    await this.source.write(offset, bytes);
   }
 
   private isCancelled(sector: number, sectors: number): boolean {
