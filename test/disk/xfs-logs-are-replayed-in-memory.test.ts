@@ -391,6 +391,14 @@ describe('the log of XFS', () => {
     );
   });
 
+  it('of version 5 begins after the record of mkfs.xfs, which has no checksum', async () => {
+    const here = scene(5);
+    const unmount: Operation = { id: 1, flags: 0x20, bytes: new Uint8Array(8), client: 0xaa };
+    const records = [[unmount], transaction(1, [resized(here, 21)]), transaction(2, [resized(here, 22)])];
+    writeLog(here.unit, here.xfs, { at: 0, cycle: 1, records, tail: 1, unsummed: 0 });
+    expect(await sizeOf(here)).toBe(22);
+  });
+
   it('leaves out a last record that is cut off', async () => {
     const here = scene(5);
     const records = [transaction(1, [resized(here, 1)]), transaction(2, [resized(here, 2)])];
