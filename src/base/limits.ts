@@ -221,3 +221,5 @@ export const XFS_MAX_PENDING_LOG_BYTES = 256 * MiB;
 export const XFS_MAX_LOG_REGION_BYTES = 256 * KiB;
 /** Metadata that a replay of it changes: the largest log has 2 GiB, a part of which is replayed, and most of that is one block again and again. */
 export const XFS_MAX_PATCHED_BYTES = 1 * GiB;
+/** Names of one listing: without checksums (version 4) many directories can claim one block, and a small unit billions of names. */
+export const XFS_MAX_NAMES = 100_000_000;

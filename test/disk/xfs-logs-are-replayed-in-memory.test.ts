@@ -9,7 +9,6 @@ import { describeWith, root, temporary } from '../tools.ts';
 import { listing, outcome, readFrozen, run, type SparseUnit, writeSparse } from './xfs-images.ts';
 import {
   bufferItem,
-  COMMIT,
   CONTINUE,
   END,
   inodeItem,
@@ -156,11 +155,10 @@ describe.each([4, 5] as const)('the log of an XFS file system of version %i', (v
     expect(error.message).toMatch(/expected the magic XFSB/);
   });
 
-  it('makes new inodes where the unit has none', async () => {
+  it('makes new inodes: what was there is in use no more', async () => {
     const here = scene(version);
-    const { unit, xfs } = here;
-    const root = xfs.inodePlace(xfs.root);
-    // A chunk on top of the file's own would unmake it: nothing but the chunk is replayed.
+    const { xfs } = here;
+    // The chunk that the file is in, made anew; that the kernel's logs make inodes which are then used, other tests show.
     const per = xfs.inodesPerBlock;
     const first = Math.floor(here.inode / 64) * 64;
     const block = Math.floor(first / per) % xfs.groupStride;
@@ -171,7 +169,6 @@ describe.each([4, 5] as const)('the log of an XFS file system of version %i', (v
       for (const [i, value] of [group, block, 64, xfs.inodeSize, 64 / per, 5].entries())
         view.setUint32(4 + 4 * i, value);
     });
-    expect(root).toBeGreaterThan(0);
     const error = await refusal(here, { ...begin, records: [transaction(1, [[made]])] });
     expect(error.message).toMatch(/not in use|expected the root/);
     const wrong = made.slice();
@@ -179,7 +176,6 @@ describe.each([4, 5] as const)('the log of an XFS file system of version %i', (v
     expect(
       (await refusal(scene(version), { ...begin, records: [transaction(1, [[wrong]])] })).message,
     ).toMatch(/new inodes within a group/);
-    expect(unit.size).toBeGreaterThan(0);
   });
 
   it('is refused where a change of extents was begun and not ended', async () => {
@@ -391,6 +387,14 @@ describe('the log of XFS', () => {
     );
   });
 
+  it('of version 5 begins after the record of mkfs.xfs, which has no checksum', async () => {
+    const here = scene(5);
+    const unmount: Operation = { id: 1, flags: 0x20, bytes: new Uint8Array(8), client: 0xaa };
+    const records = [[unmount], transaction(1, [resized(here, 21)]), transaction(2, [resized(here, 22)])];
+    writeLog(here.unit, here.xfs, { at: 0, cycle: 1, records, tail: 1, unsummed: 0 });
+    expect(await sizeOf(here)).toBe(22);
+  });
+
   it('leaves out a last record that is cut off', async () => {
     const here = scene(5);
     const records = [transaction(1, [resized(here, 1)]), transaction(2, [resized(here, 2)])];
@@ -501,10 +505,6 @@ describe('the log of XFS', () => {
     expect(await sizeOf(here)).toBeGreaterThan(0);
     const error = await refusal(here, { at: 0, cycle: 1, records: [transaction(1, [resized(here, 1)])] });
     expect(error.message).toMatch(/features that are not known \(bits 6\)/);
-  });
-
-  it('knows what commits', () => {
-    expect(transaction(1, []).at(-1)!.flags).toBe(COMMIT);
   });
 });
 

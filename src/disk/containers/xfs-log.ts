@@ -92,7 +92,7 @@ export class XfsLog {
       last = await this.lastRecord(head);
     }
     if (await this.isUnmount(last, head)) return null;
-    const torn = this.geometry.version === 5 ? await this.firstTorn(head) : null;
+    const torn = this.geometry.version === 5 ? await this.firstTorn(head, last.tail.block) : null;
     if (torn !== null) {
       head = torn.at;
       last = await this.lastRecord(head);
@@ -242,10 +242,13 @@ export class XfsLog {
     return Math.floor(bytes[9]! / UNMOUNT) % 2 === 1;
   }
 
-  /** Of the records that may have been on their way, the oldest that is not whole. */
-  private async firstTorn(head: number): Promise<LogRecord | null> {
+  /**
+   * Of the records that may have been on their way, the oldest that is not whole. What lies before the tail was
+   * there; mkfs.xfs writes its record without a checksum.
+   */
+  private async firstTorn(head: number, tail: number): Promise<LogRecord | null> {
     let torn: LogRecord | null = null;
-    for (let i = 0, end = head; i < IN_FLIGHT; i++) {
+    for (let i = 0, end = head; i < IN_FLIGHT && end !== tail; i++) {
       const record = await this.recordOrNull(end);
       if (record === null || after(this, record) !== end) break;
       if ((await this.readData(record)) === null) torn = record;

@@ -5,7 +5,12 @@
  */
 
 import { DriftmapError } from '../../base/errors.ts';
-import { XFS_MAX_DIRECTORIES, XFS_MAX_DIRECTORY_DEPTH, XFS_MAX_SYMLINKS } from '../../base/limits.ts';
+import {
+  XFS_MAX_DIRECTORIES,
+  XFS_MAX_DIRECTORY_DEPTH,
+  XFS_MAX_NAMES,
+  XFS_MAX_SYMLINKS,
+} from '../../base/limits.ts';
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
 import type { ExtentMap } from '../../mapping/extent-map.ts';
 import type { FileEntry, FileSystem } from './container.ts';
@@ -65,6 +70,7 @@ class XfsFileSystem implements FileSystem {
     const root = metadata.geometry.rootInode;
     const seen = new Set<number>([root]);
     const pending: Pending[] = [{ path: '', inode: root, depth: 0 }];
+    let names = 0;
     for (let here = pending.pop(); here !== undefined; here = pending.pop()) {
       const directory = await readInode(metadata, here.inode, `directory ${here.path}/`);
       if (directory.kind !== 'directory') {
@@ -76,6 +82,11 @@ class XfsFileSystem implements FileSystem {
       }
       const inside: Pending[] = [];
       for await (const entries of readDirectory(metadata, directory)) {
+        names += entries.length;
+        if (names > XFS_MAX_NAMES) {
+          const reason = `expected at most ${XFS_MAX_NAMES} names in the file system`;
+          throw new DriftmapError('limit', reason, { path: metadata.path, offset: directory.offset });
+        }
         for (const entry of entries) {
           const path = `${here.path}/${textOf(entry.name)}`;
           const inode = await readInode(metadata, entry.inode, path);
@@ -119,7 +130,18 @@ class XfsFileSystem implements FileSystem {
     if (inode.isRealtime) {
       throw new DriftmapError('unsupported', `${path} is on the realtime device, which is not read`, at);
     }
-    return readFileMap(this.metadata, inode);
+    try {
+      return await readFileMap(this.metadata, inode);
+    } catch (error) {
+      // A map that grows too large knows no path.
+      if (!(error instanceof DriftmapError) || error.path !== undefined) throw error;
+      const plain = error.toPlain();
+      throw DriftmapError.fromPlain({
+        ...plain,
+        path: at.path,
+        message: `${at.path}: ${path}: ${error.message}`,
+      });
+    }
   }
 }
 
