@@ -20,12 +20,16 @@ import { compared, contents } from './scan-cases.ts';
 const DISK = { full: 64 * MiB, gate: 256 * KiB, smoke: 2 * MiB } as const;
 const BLOCKS = { full: [4 * KiB, 64 * KiB], gate: [64 * KiB], smoke: [64 * KiB] } as const;
 
+/** Kernels are kept by their memory's number; those of pools count upwards. */
+let memories = 0;
+
 export async function openRangeSuite({ scale }: SuiteOptions): Promise<Suite> {
   const size = DISK[scale];
   const images = contents(size).map((bytes, i) => createArrayImage({ size, bytes, name: `side ${i}` }));
   const disks = await Promise.all(images.map((image) => openDisk(image, { format: 'raw' })));
   const [production, replica] = disks.map((disk) => new Side(disk)) as [Side, Side];
   const arena = new SlotArena(1, slotBytes(64 * KiB));
+  const memoryId = --memories;
   const key = new Uint8Array(32).map((_, i) => i);
   const cases: BenchCase[] = [];
   for (const blockSize of BLOCKS[scale]) {
@@ -40,7 +44,7 @@ export async function openRangeSuite({ scale }: SuiteOptions): Promise<Suite> {
         modules: loadKernels(),
         production,
         replica,
-        slot: { ...arena.slot(0), memoryId: 0, index: 0 },
+        slot: { ...arena.slot(0), memoryId, index: 0 },
         stopped: () => false,
       });
       cases.push(rangeCase(`range/${by}/${exactSize(blockSize)}`, 2 * size, plan.starts.length, comparer));
