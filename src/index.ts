@@ -17,6 +17,13 @@ export { type Delay, delayUnit, type Fault, faultUnit, type LogEntry, logUnit } 
 export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
 export { compose } from './mapping/compose.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
+export {
+  type BuildIndexOptions,
+  buildIndex,
+  type IndexResult,
+  type RefreshIndexOptions,
+  refreshIndex,
+} from './scan/index-build.ts';
 export type { ScanProgress } from './scan/progress.ts';
 export {
   type CompareMethod,
@@ -26,5 +33,8 @@ export {
   type ScanResult,
   scan,
 } from './scan/scan.ts';
+export type { IndexOptions } from './scan/scan-indexes.ts';
 export { type BlockSignature, type SignaturesOptions, signatures } from './scan/signatures.ts';
 export { type AlgorithmName, algorithms, type SignatureAlgorithm } from './signature/algorithm.ts';
+export { openIndex, type SignatureIndex } from './signature/index-file.ts';
+export type { IndexHeader, IndexSubject } from './signature/index-table.ts';

@@ -143,3 +143,15 @@ export const VMDK_MAX_TABLE_BYTES = 4 * GiB;
 export const VMDK_MAX_GRAIN_BYTES = 1 * GiB;
 /** A compressed grain: it is unpacked whole into memory. */
 export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;
+
+// Signature indexes.
+/** The header of an index: one identity, one generation, and numbers. */
+export const MAX_INDEX_HEADER_BYTES = 512 * KiB;
+/** Pages of an index that hold signatures: 1 PiB of data in blocks of 64 KiB; their directory takes 400 MB of memory. */
+export const MAX_INDEX_PAGES = 2 ** 24;
+/** Pages of an index that one thread keeps: 2 MiB, which is 4 GiB of a disk in blocks of 64 KiB. */
+export const INDEX_PAGES_KEPT = 64;
+/** Indexes of one side of a scan: one for each unit that a disk has. */
+export const MAX_SIDE_INDEXES = 4096;
+/** Pages that signing threads may be ahead of the one that is written next: 8 MiB that wait in memory. */
+export const INDEX_PAGES_AHEAD = 256;

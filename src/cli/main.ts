@@ -8,6 +8,7 @@ import { defineBitmap } from './bitmap-command.ts';
 import { defineCompletion } from './completion-command.ts';
 import { defineDemo } from './demo-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
+import { defineIndex } from './index-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -46,6 +47,7 @@ for (const define of [
   defineScan,
   defineMap,
   defineSignatures,
+  defineIndex,
   defineBitmap,
   defineDemo,
   defineBench,

@@ -36,6 +36,8 @@ export function* scanAsJson(
     comparedBytes,
     skippedBytes,
     readBytes,
+    indexedBytes: result.indexedBytes,
+    sampledBlocks: result.sampledBlocks,
     seconds,
     workers,
     warnings: [...warnings, ...result.warnings],
@@ -87,6 +89,7 @@ export function describeScan(
   );
   if (result.skippedBytes > 0)
     lines.push(line('skipped', `${humanSize(result.skippedBytes)} known to be zero on both sides`));
+  if (result.indexedBytes > 0) lines.push(line('indexes', fromIndexes(result)));
   if (!bitmap.complete) lines.push(line('looked at', `${bitmap.coveredBlocks} of ${blocks} blocks`));
   if (markedBlocks === 0) {
     lines.push(line('result', paint('green', bitmap.complete ? 'equal' : 'equal where looked at')));
@@ -129,6 +132,11 @@ export function listRanges({ shown, count }: RangeList): string {
 
 export function line(label: string, text: string): string {
   return `${paint('bold', label.padEnd(12))}${text}`;
+}
+
+function fromIndexes({ indexedBytes, sampledBlocks, readBytes }: ScanResult): string {
+  const verified = sampledBlocks > 0 ? `, ${sampledBlocks} blocks of them verified` : '';
+  return `signatures of ${humanSize(indexedBytes)}${verified}; bytes read: ${readBytes}`;
 }
 
 function sizesDiffer({ productionSize, replicaSize }: ScanResult): string {

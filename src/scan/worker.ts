@@ -3,14 +3,18 @@
  * none is left, and posts what it found. It holds no state between tasks but compiled kernels.
  */
 
-import { workerData } from 'node:worker_threads';
-import { DriftmapError } from '../base/errors.ts';
+import type { DriftmapError } from '../base/errors.ts';
 import { attachDisk } from '../disk/attach.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { RangeComparer } from './range-comparer.ts';
-import { RangeReporter } from './reporter.ts';
+import { type ComparedRange, RangeReporter } from './reporter.ts';
 import { Side } from './side.ts';
-import { Control, type ScanTask, type TaskOutcome, type WorkerSetup } from './task.ts';
+import { Control, type ScanTask, type TaskOutcome } from './task.ts';
+import { asOurs, workerSetup } from './worker-setup.ts';
+
+interface Comparer extends ComparedRange {
+  compare(range: number): Promise<boolean>;
+}
 
 export default async function work(task: ScanTask): Promise<TaskOutcome> {
   const reporter = new RangeReporter(task.plan, task.reports);
@@ -28,19 +32,22 @@ export default async function work(task: ScanTask): Promise<TaskOutcome> {
   return { reports: reporter.posted, begunAt, error: error?.toPlain() ?? null };
 }
 
-async function makeReady(task: ScanTask): Promise<RangeComparer> {
+async function makeReady(task: ScanTask): Promise<Comparer> {
   const { control, plan, compare, key, slot } = task;
   const { modules } = workerSetup();
   const production = new Side(attachDisk(task.production));
   const replica = new Side(attachDisk(task.replica));
   const algorithm = algorithmByName(task.algorithm);
   const stopped = () => Atomics.load(control, Control.stop) !== 0;
-  return RangeComparer.create({ plan, compare, algorithm, key, modules, slot, stopped, production, replica });
+  const setup = { plan, compare, algorithm, key, modules, slot, stopped, production, replica };
+  if (task.indexes === null) return RangeComparer.create(setup);
+  const { IndexedComparer } = await import('./indexed-comparer.ts');
+  return IndexedComparer.create(setup, task.indexes);
 }
 
 async function pullRanges(
   { control, plan }: ScanTask,
-  comparer: RangeComparer,
+  comparer: Comparer,
   reporter: RangeReporter,
 ): Promise<void> {
   for (;;) {
@@ -48,15 +55,4 @@ async function pullRanges(
     if (range >= plan.starts.length || !(await comparer.compare(range))) return;
     reporter.add(range, comparer);
   }
-}
-
-/** Piscina wraps the pool's `workerData` together with its own. */
-function workerSetup(): WorkerSetup {
-  return (Array.isArray(workerData) ? workerData[1] : workerData) as WorkerSetup;
-}
-
-function asOurs(cause: unknown): DriftmapError {
-  if (cause instanceof DriftmapError) return cause;
-  const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
-  return new DriftmapError('worker', `a scan worker failed: ${reason}`, { cause });
 }
