@@ -10,6 +10,13 @@ export { LiveMarks, type LiveMarksHandle } from './bitmap/live-marks.ts';
 export { type BitmapHeader, type DiskStamp, SyncBitmap } from './bitmap/sync-bitmap.ts';
 export { type BlockStatus, blockStatus } from './disk/block-status.ts';
 export { type OpenDiskOptions, openDisk } from './disk/open.ts';
+export {
+  type ImportBitmapOptions,
+  type ImportedBitmap,
+  importBitmap,
+  listBitmaps,
+  type PersistentBitmap,
+} from './disk/persistent-bitmaps.ts';
 export type { VirtualDisk } from './disk/virtual-disk.ts';
 export { type ArrayImage, type ArrayImageOptions, createArrayImage } from './lu/array-image.ts';
 export { openFileUnit } from './lu/file-unit.ts';

@@ -155,3 +155,15 @@ export const INDEX_PAGES_KEPT = 64;
 export const MAX_SIDE_INDEXES = 4096;
 /** Pages that signing threads may be ahead of the one that is written next: 8 MiB that wait in memory. */
 export const INDEX_PAGES_AHEAD = 256;
+
+// Persistent bitmaps of qcow2 images.
+/** Bitmaps of one image: QEMU's cap (QCOW2_MAX_BITMAPS). */
+export const QCOW2_MAX_BITMAPS = 65535;
+/** Their directory: QEMU's cap (QCOW2_MAX_BITMAP_DIRECTORY_SIZE). */
+export const QCOW2_MAX_BITMAP_DIRECTORY_BYTES = 1024 * 65535;
+/** A bitmap's name: QEMU's cap (BME_MAX_NAME_SIZE). */
+export const QCOW2_MAX_BITMAP_NAME = 1023;
+/** The data of one bitmap: QEMU's cap (BME_MAX_PHYS_SIZE); 256 TiB at a granularity of 64 KiB. */
+export const QCOW2_MAX_BITMAP_BYTES = 512 * MiB;
+/** A bitmap's table read at a time. */
+export const QCOW2_BITMAP_TABLE_READ = 64 * KiB;

@@ -137,7 +137,11 @@ async function makeIndex(
   const { output: path, workers, refresh, within, sample, seed: sampleSeed, blockSize } = options;
   const common = { of: unit ?? disk, path, workers, signal, onProgress };
   if (refresh === undefined || within === undefined) return buildIndex({ ...common, blockSize });
-  const bitmap = await loadMarks(within, { production: disk, replica: disk });
+  const bitmap = await loadMarks(within, {
+    production: disk,
+    replica: disk,
+    allowOutside: options.allowOutside,
+  });
   return refreshIndex({ ...common, old: refresh, within: bitmap, sample, sampleSeed });
 }
 

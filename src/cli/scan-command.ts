@@ -98,6 +98,7 @@ Examples:
   driftmap scan vm.qcow2 copy.raw --bitmap vm.drift     Ctrl-C, and later:
   driftmap scan vm.qcow2 copy.raw --bitmap vm.drift --resume vm.drift
   driftmap scan vm.qcow2 copy.raw --within vm.drift     check only what differed before
+  driftmap scan vm.qcow2 copy.raw --within vm.qcow2:bitmap=since-monday    … or what QEMU saw written
   driftmap scan /dev/vg/vm copy.raw --production-format raw --json
 
 Signature indexes (driftmap index) spare the reading of what they hold. They are blake3, and with one the scan
@@ -137,7 +138,12 @@ async function runScan(
     const within =
       options.within === undefined
         ? undefined
-        : await loadMarks(options.within, { production: first, replica: second });
+        : await loadMarks(options.within, {
+            production: first,
+            replica: second,
+            blockSize: options.blockSize,
+            allowOutside,
+          });
     const extra = { within, resume, signal, ...indexes };
     const result = await scanUntilStopped(scanner, [first, second], extra, options);
     for (const warning of result.warnings) warn(warning);
