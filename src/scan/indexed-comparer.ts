@@ -79,7 +79,8 @@ export class IndexedComparer {
     const end = Math.min(to * blockSize, size);
     for (let offset = from * blockSize; offset < end; ) {
       if (stopped()) return false;
-      const zero = Math.min(await production.zeroUntil(offset, end), await replica.zeroUntil(offset, end));
+      const [a, b] = [production.zeroUntil(offset, end), replica.zeroUntil(offset, end)];
+      const zero = Math.min(typeof a === 'number' ? a : await a, typeof b === 'number' ? b : await b);
       const equalEnd = wholeBlocks(zero, end, blockSize);
       if (equalEnd > offset) {
         this.skippedBytes += equalEnd - offset;
@@ -87,17 +88,21 @@ export class IndexedComparer {
         continue;
       }
       const until = Math.min(offset + this.layout.mostBlocks * blockSize, end);
-      await this.comparePiece(offset / blockSize, Math.ceil((until - offset) / blockSize));
+      const first = offset / blockSize;
+      const count = Math.ceil((until - offset) / blockSize);
+      let pending = this.production.signatures(first, count, this.layout.productionDigests);
+      if (pending) await pending;
+      pending = this.replica.signatures(first, count, this.layout.replicaDigests);
+      if (pending) await pending;
+      this.markDiffering(first, count);
       this.comparedBytes += until - offset;
       offset = until;
     }
     return true;
   }
 
-  private async comparePiece(first: BlockIndex, count: number): Promise<void> {
-    const { bench, layout, production, replica } = this;
-    await production.signatures(first, count, layout.productionDigests);
-    await replica.signatures(first, count, layout.replicaDigests);
+  private markDiffering(first: BlockIndex, count: number): void {
+    const { bench, layout } = this;
     const { productionDigests, replicaDigests, flags } = layout;
     const { digestLength } = this.setup.algorithm;
     if (bench.kernels.differing(productionDigests, replicaDigests, digestLength, count, flags) === 0) return;

@@ -12,9 +12,10 @@
  */
 
 import type { BlockIndex, ByteCount, ByteOffset } from '../base/units.ts';
+import type { Completion } from '../lu/logical-unit.ts';
 import { Cursor } from '../mapping/cursor.ts';
 import { Kind } from '../mapping/extent-map.ts';
-import { type IndexedSignature, IndexReader } from '../signature/index-file.ts';
+import { IndexReader } from '../signature/index-file.ts';
 import { INDEX_DIGEST } from '../signature/index-table.ts';
 import type { Bench } from './benches.ts';
 import { verificationFailed } from './page-signer.ts';
@@ -39,13 +40,6 @@ export interface IndexedSideParts {
 /** In the gap of the slot before the flags: room for one signature that belongs to no piece. */
 const LONE_SIGNATURE = 64;
 
-/** A signature that an index has, and where in it. */
-interface Found {
-  reader: IndexReader;
-  block: BlockIndex;
-  signature: IndexedSignature;
-}
-
 export class IndexedSide {
   /** Bytes of blocks whose signature came from an index. */
   indexedBytes: ByteCount = 0;
@@ -55,8 +49,13 @@ export class IndexedSide {
   private readonly cursor: Cursor;
   private readonly ofDisk: IndexReader | null;
   private readonly ofUnits: readonly (IndexReader | null)[];
-  private readonly zeroSignatures = new Map<ByteCount, Uint8Array>();
-  private readonly found: Found | null;
+  /** The slot's memory in words, for signatures to be copied into. */
+  private readonly words: Uint32Array;
+  /** Signatures of so many zeros. */
+  private readonly zeroSignatures = new Map<ByteCount, Uint32Array>();
+  /** What `lookUp` found: an index, and the number of the block in it. */
+  private reader: IndexReader | null = null;
+  private indexBlock: BlockIndex = 0;
 
   constructor(parts: IndexedSideParts) {
     const { ofDisk, ofUnits } = parts.indexes;
@@ -65,68 +64,95 @@ export class IndexedSide {
     this.cursor = new Cursor(parts.side.disk.map);
     this.ofDisk = ofDisk ? new IndexReader(ofDisk) : null;
     this.ofUnits = ofUnits.map((handle) => (handle ? new IndexReader(handle) : null));
-    const some = this.ofDisk ?? this.ofUnits.find((reader) => reader !== null);
-    this.found = some ? { reader: some, block: 0, signature: 'zero' } : null;
+    this.words = new Uint32Array(parts.bench.bytes.buffer);
   }
 
-  /** Puts the signatures of `count` blocks from `first` on, at most a piece of the slot, to `out` in the slot. */
-  async signatures(first: BlockIndex, count: number, out: number): Promise<void> {
-    const { blockSize, size, bench } = this.parts;
-    let unsigned = -1;
+  /**
+   * Puts the signatures of `count` blocks from `first` on, at most a piece of the slot, to `out` in the slot. A
+   * promise only where something has to be read, or a unit has to wait.
+   */
+  signatures(first: BlockIndex, count: number, out: number): Completion {
+    const { blockSize, size } = this.parts;
     for (let i = 0; i < count; i++) {
       const offset = (first + i) * blockSize;
-      const length = Math.min(blockSize, size - offset);
-      const pending = this.known(offset, length);
-      const known = pending instanceof Promise ? await pending : pending;
-      if (known === null) {
-        if (unsigned < 0) unsigned = i;
-        continue;
+      const isThere = this.put(offset, Math.min(blockSize, size - offset), out + i * INDEX_DIGEST);
+      if (isThere !== true) return this.signRest(first, count, out, i, isThere);
+    }
+    return undefined;
+  }
+
+  /** The rest of `signatures`, from the block `from` on, of which is known already whether its signature is there. */
+  private async signRest(
+    first: BlockIndex,
+    count: number,
+    out: number,
+    from: number,
+    isThere: boolean | Promise<boolean>,
+  ): Promise<undefined> {
+    const { blockSize, size } = this.parts;
+    let unsigned = -1;
+    for (let i = from, there = isThere; ; ) {
+      if (await there) {
+        if (unsigned >= 0) await this.sign(first + unsigned, i - unsigned, out + unsigned * INDEX_DIGEST);
+        unsigned = -1;
+      } else if (unsigned < 0) {
+        unsigned = i;
       }
-      if (unsigned >= 0) await this.sign(first + unsigned, i - unsigned, out + unsigned * INDEX_DIGEST);
-      unsigned = -1;
-      bench.bytes.set(known, out + i * INDEX_DIGEST);
+      i++;
+      if (i === count) break;
+      const offset = (first + i) * blockSize;
+      there = this.put(offset, Math.min(blockSize, size - offset), out + i * INDEX_DIGEST);
     }
     if (unsigned >= 0) await this.sign(first + unsigned, count - unsigned, out + unsigned * INDEX_DIGEST);
   }
 
-  /** The signature of a block as far as it need not be computed; a promise only where something has to be waited for. */
-  private known(offset: ByteOffset, length: ByteCount): Uint8Array | null | Promise<Uint8Array | null> {
+  /** Puts a block's signature to `out` where it need not be computed; false where it must be. */
+  private put(offset: ByteOffset, length: ByteCount, out: number): boolean | Promise<boolean> {
     const zero = this.side.zeroUntil(offset, offset + length);
-    if (typeof zero === 'number') return this.knownFrom(zero, offset, length);
-    return zero.then((until) => this.knownFrom(until, offset, length));
+    if (typeof zero === 'number') return this.putFrom(zero, offset, length, out);
+    return zero.then((until) => this.putFrom(until, offset, length, out));
   }
 
-  private knownFrom(
+  private putFrom(
     zeroUntil: ByteOffset,
     offset: ByteOffset,
     length: ByteCount,
-  ): Uint8Array | null | Promise<Uint8Array> {
+    out: number,
+  ): boolean | Promise<boolean> {
     const { blockSize, sampling, salt } = this.parts;
-    if (zeroUntil >= offset + length) return this.zeros(length);
-    const found = this.lookUp(offset, length);
-    if (found === null) return null;
-    const signature = found.signature === 'zero' ? this.zeros(length) : found.signature;
+    if (zeroUntil >= offset + length) {
+      this.words.set(this.zeros(length), out / 4);
+      return true;
+    }
+    if (!this.lookUp(offset, length)) return false;
+    const isNonzero = this.reader!.copySignature(this.indexBlock, this.words, out / 4);
+    if (!isNonzero) this.words.set(this.zeros(length), out / 4);
     this.indexedBytes += length;
-    if (!isSampled(sampling, offset / blockSize, salt)) return signature;
-    return this.verified(offset, length, signature.slice(), found);
+    return isSampled(sampling, offset / blockSize, salt) ? this.verify(offset, length, out) : true;
   }
 
-  private lookUp(offset: ByteOffset, length: ByteCount): Found | null {
-    const { ofDisk, ofUnits, found, cursor } = this;
+  /** Finds the index that has a block as one of its own. */
+  private lookUp(offset: ByteOffset, length: ByteCount): boolean {
+    const { ofDisk, ofUnits, cursor } = this;
     const { blockSize } = this.parts;
     const { disk } = this.side;
-    if (found === null || offset + length > disk.size) return null;
-    if (ofDisk && length === Math.min(blockSize, disk.size - offset))
-      return look(found, ofDisk, offset / blockSize);
+    if (offset + length > disk.size) return false;
+    if (ofDisk && length === Math.min(blockSize, disk.size - offset)) {
+      this.reader = ofDisk;
+      this.indexBlock = offset / blockSize;
+      return true;
+    }
     const { map } = disk;
     const index = cursor.seek(offset);
-    if (map.kindOf(index) !== Kind.data || map.endOf(index) < offset + length) return null;
+    if (map.kindOf(index) !== Kind.data || map.endOf(index) < offset + length) return false;
     const reader = ofUnits[map.unitOf(index)] ?? null;
-    if (reader === null) return null;
+    if (reader === null) return false;
     const place = map.placeOf(index) + (offset - map.startOf(index));
     const unitSize = reader.handle.header.size;
-    if (place % blockSize !== 0 || length !== Math.min(blockSize, unitSize - place)) return null;
-    return look(found, reader, place / blockSize);
+    if (place % blockSize !== 0 || length !== Math.min(blockSize, unitSize - place)) return false;
+    this.reader = reader;
+    this.indexBlock = place / blockSize;
+    return true;
   }
 
   private async sign(first: BlockIndex, count: number, out: number): Promise<void> {
@@ -147,44 +173,29 @@ export class IndexedSide {
     if (pending) await pending;
   }
 
-  /** Reads a block that was sampled; returns the index's signature when the bytes have it too. */
-  private async verified(
-    offset: ByteOffset,
-    length: ByteCount,
-    expected: Uint8Array,
-    { reader, block }: Found,
-  ): Promise<Uint8Array> {
+  /** Reads a block that was sampled, whose signature by the index is at `out`. */
+  private async verify(offset: ByteOffset, length: ByteCount, out: number): Promise<boolean> {
+    const { reader, indexBlock } = this;
+    const { bench, layout } = this.parts;
     await this.bring(offset, length);
     this.sampledBlocks++;
-    if (Buffer.compare(this.signedAlone(length), expected) === 0) return expected;
-    throw verificationFailed(reader.handle.path, block, { offset, length }, this.side.disk.name);
-  }
-
-  /** The signature of the one block that is in the buffer. */
-  private signedAlone(length: ByteCount): Uint8Array {
-    const { bench, layout } = this.parts;
-    const out = layout.flags - LONE_SIGNATURE;
-    bench.signer!.sign(layout.buffer, length, 1, out);
-    return bench.bytes.slice(out, out + INDEX_DIGEST);
+    const alone = layout.flags - LONE_SIGNATURE;
+    bench.signer!.sign(layout.buffer, length, 1, alone);
+    if (bench.kernels.differing(alone, out, INDEX_DIGEST, 1, layout.flags) === 0) return true;
+    throw verificationFailed(reader!.handle.path, indexBlock, { offset, length }, this.side.disk.name);
   }
 
   /** The constant signature of so many zeros. */
-  private zeros(length: ByteCount): Uint8Array {
+  private zeros(length: ByteCount): Uint32Array {
     let signature = this.zeroSignatures.get(length);
     if (signature === undefined) {
       const { bench, layout } = this.parts;
+      const alone = layout.flags - LONE_SIGNATURE;
       bench.bytes.fill(0, layout.buffer, layout.buffer + length);
-      signature = this.signedAlone(length);
+      bench.signer!.sign(layout.buffer, length, 1, alone);
+      signature = this.words.slice(alone / 4, (alone + INDEX_DIGEST) / 4);
       this.zeroSignatures.set(length, signature);
     }
     return signature;
   }
-}
-
-/** `found` with the index's word on a block; it is used again from block to block. */
-function look(found: Found, reader: IndexReader, block: BlockIndex): Found {
-  found.reader = reader;
-  found.block = block;
-  found.signature = reader.signature(block);
-  return found;
 }

@@ -38,6 +38,8 @@ export interface IndexHandle {
 /** A page, and where in it each block's signature lies; −1 for zero blocks. */
 interface KeptPage {
   readonly bytes: Uint8Array;
+  /** The same bytes. */
+  readonly words: Uint32Array;
   readonly ranks: Int32Array;
 }
 
@@ -53,6 +55,23 @@ export class IndexReader {
 
   constructor(handle: IndexHandle) {
     this.handle = handle;
+  }
+
+  /**
+   * Copies the signature of a block to eight words of `target`, from word `at` on; false where the block is all zero.
+   * What a scan calls for every block: it allocates nothing.
+   * @throws DriftmapError `malformed` for a damaged page, `io`
+   */
+  copySignature(block: BlockIndex, target: Uint32Array, at: number): boolean {
+    const number = Math.floor(block / PAGE_BLOCKS);
+    const page = number === this.lastPage ? this.last : this.page(number);
+    if (page === null) return false;
+    const rank = page.ranks[block - number * PAGE_BLOCKS]!;
+    if (rank < 0) return false;
+    const { words } = page;
+    const from = rank >>> 2;
+    for (let i = 0; i < INDEX_DIGEST / 4; i++) target[at + i] = words[from + i]!;
+    return true;
   }
 
   /**
@@ -213,7 +232,7 @@ function readPage({ fd, path, header, directory }: IndexHandle, entry: number): 
     const reason = `page ${number} of the index: expected ${signatures} blocks with a signature within the disk`;
     throw new DriftmapError('malformed', reason, { path, offset, length: bytes.length });
   }
-  return { bytes, ranks };
+  return { bytes, words: new Uint32Array(bytes.buffer), ranks };
 }
 
 function readFully(fd: number, path: string, offset: ByteOffset, target: Uint8Array): void {
