@@ -1,9 +1,13 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
+import { SyncBitmap } from '../../src/bitmap/sync-bitmap.ts';
 import { openDisk } from '../../src/disk/open.ts';
+import { openFileUnit } from '../../src/lu/file-unit.ts';
+import { buildIndex } from '../../src/scan/index-build.ts';
 import { createScanner } from '../../src/scan/scan.ts';
+import { openIndex } from '../../src/signature/index-file.ts';
 import { temporary } from '../tools.ts';
 import { contentsOfSpec, type DiskSpec, diskSpec, type Indexing, indexesOf, writeSpec } from './indexes.ts';
 import { blocksOf, differingBlocks } from './pairs.ts';
@@ -69,10 +73,79 @@ describe('a scan with indexes', () => {
           rmSync(folder, { recursive: true });
         },
       ),
-      { numRuns: 40 },
+      { numRuns: 20 },
     );
     // Else the property would say nothing of indexes, or nothing of mixtures.
     expect(fromIndexes).toBeGreaterThan(0);
     expect(fromBytes).toBeGreaterThan(0);
   }, 60_000);
+
+  it('of a partition uses the index of its unit where blocks lie on blocks, and reads where they do not', async () => {
+    const blockSize = 4096;
+    for (const [sector, isRead] of [
+      [2048, false],
+      [63, true],
+    ] as const) {
+      const unit = new Uint8Array(2 ** 21 + 300 * 512);
+      const partition = new Uint8Array(2 ** 20).map((_, i) => (Math.imul(i, 2654435761) >>> 24) | 1);
+      unit.set(partition, sector * 512);
+      // One entry of an MBR: type 83, first sector, sectors (UEFI Specification 2.10, section 5.2.1).
+      const entry = new DataView(unit.buffer, 446, 16);
+      entry.setUint8(4, 0x83);
+      entry.setUint32(8, sector, true);
+      entry.setUint32(12, partition.length / 512, true);
+      unit.set([0x55, 0xaa], 510);
+      writeFileSync(join(root, 'lu.img'), unit);
+      partition[77_777]! ^= 1;
+      writeFileSync(join(root, 'copy.raw'), partition);
+      const [lu, copy] = [openFileUnit(join(root, 'lu.img')), openFileUnit(join(root, 'copy.raw'))];
+      await buildIndex({ of: lu, path: join(root, 'lu.sig'), blockSize, workers: 1 });
+      await buildIndex({ of: copy, path: join(root, 'copy.sig'), blockSize, workers: 1 });
+      const production = await openDisk(`${join(root, 'lu.img')}:mbr1`, { format: 'raw' });
+      const replica = await openDisk(join(root, 'copy.raw'), { format: 'raw' });
+      const [productionIndex, replicaIndex] = [
+        openIndex(join(root, 'lu.sig')),
+        openIndex(join(root, 'copy.sig')),
+      ];
+      const common = { production, replica, blockSize, signature: 'blake3' } as const;
+      const result = await scanner.scan({ ...common, productionIndex, replicaIndex });
+      expect(blocksOf(result.bitmap.runs())).toEqual([Math.floor(77_777 / blockSize)]);
+      expect(result.readBytes).toBe(isRead ? partition.length : 0);
+      for (const thing of [productionIndex, replicaIndex, production, replica, lu, copy]) await thing.close();
+    }
+  });
+
+  it('goes on from a scan that was stopped, and looks only within a bitmap, as one without', async () => {
+    const blockSize = 512;
+    const bytes = new Uint8Array(2 ** 20).map((_, i) => (Math.imul(i, 2654435761) >>> 24) | 1);
+    writeFileSync(join(root, 'a.raw'), bytes);
+    for (let at = 5; at < bytes.length; at += 100_000) bytes[at]! ^= 1;
+    writeFileSync(join(root, 'b.raw'), bytes);
+    const production = await openDisk(join(root, 'a.raw'), { format: 'raw' });
+    const replica = await openDisk(join(root, 'b.raw'), { format: 'raw' });
+    const names = { blockSize, folder: root };
+    const productionIndex = await indexesOf(production, 'units', { ...names, name: 'resumed-a' });
+    const replicaIndex = await indexesOf(replica, 'disk', { ...names, name: 'resumed-b' });
+    const common = {
+      production,
+      replica,
+      blockSize,
+      signature: 'blake3',
+      productionIndex,
+      replicaIndex,
+    } as const;
+    const whole = await scanner.scan(common);
+    const half = new SyncBitmap(whole.bitmap.header);
+    half.cover({ start: 300, end: 900 });
+    for (const { start, end } of whole.bitmap.runs())
+      for (let block = Math.max(start, 300); block < Math.min(end, 900); block++) half.mark(block);
+    const resumed = await scanner.scan({ ...common, resume: half });
+    expect(resumed.bitmap.equals(whole.bitmap)).toBe(true);
+    expect(resumed.indexedBytes).toBe(2 * (2048 - 600) * blockSize);
+    const within = await scanner.scan({ ...common, within: whole.bitmap });
+    expect(blocksOf(within.bitmap.runs())).toEqual(blocksOf(whole.bitmap.runs()));
+    expect(within.bitmap.coveredBlocks).toBe(whole.markedBlocks);
+    expect([resumed.readBytes, within.readBytes]).toEqual([0, 0]);
+    for (const thing of [...productionIndex, ...replicaIndex, production, replica]) await thing.close();
+  });
 });

@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { openDisk } from '../../src/disk/open.ts';
 import type { VirtualDisk } from '../../src/disk/virtual-disk.ts';
-import { openFileUnit } from '../../src/lu/file-unit.ts';
 import { buildIndex } from '../../src/scan/index-build.ts';
 import { openIndex, type SignatureIndex } from '../../src/signature/index-file.ts';
 import { buildQcow2, FIRST_DATA } from '../disk/qcow2-builder.ts';
@@ -122,5 +121,3 @@ export function changeByte(path: string, offset: number, quietly = false): void 
 export async function openRaw(path: string): Promise<VirtualDisk> {
   return openDisk(path, { format: 'raw' });
 }
-
-export { openFileUnit };
