@@ -149,7 +149,7 @@ export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;
 export const MAX_INDEX_HEADER_BYTES = 512 * KiB;
 /** Pages of an index that hold signatures: 1 PiB of data in blocks of 64 KiB; their directory takes 400 MB of memory. */
 export const MAX_INDEX_PAGES = 2 ** 24;
-/** Pages of an index that one thread keeps: 2 MiB, which is 4 GiB of a disk in blocks of 64 KiB. */
+/** Pages of indexes that one thread keeps of one side: 2 MiB, which is 4 GiB of a disk in blocks of 64 KiB. */
 export const INDEX_PAGES_KEPT = 64;
 /** Indexes of one side of a scan: one for each unit that a disk has. */
 export const MAX_SIDE_INDEXES = 4096;

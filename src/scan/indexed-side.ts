@@ -11,6 +11,7 @@
  * short). A block that is gathered from pieces, compressed or shifted is read.
  */
 
+import { INDEX_PAGES_KEPT } from '../base/limits.ts';
 import type { BlockIndex, ByteCount, ByteOffset } from '../base/units.ts';
 import type { Completion } from '../lu/logical-unit.ts';
 import { Cursor } from '../mapping/cursor.ts';
@@ -62,8 +63,10 @@ export class IndexedSide {
     this.parts = parts;
     this.side = parts.side;
     this.cursor = new Cursor(parts.side.disk.map);
-    this.ofDisk = ofDisk ? new IndexReader(ofDisk) : null;
-    this.ofUnits = ofUnits.map((handle) => (handle ? new IndexReader(handle) : null));
+    const readers = ofUnits.filter((handle) => handle !== null).length + (ofDisk ? 1 : 0);
+    const most = Math.max(2, Math.floor(INDEX_PAGES_KEPT / Math.max(1, readers)));
+    this.ofDisk = ofDisk ? new IndexReader(ofDisk, most) : null;
+    this.ofUnits = ofUnits.map((handle) => (handle ? new IndexReader(handle, most) : null));
     this.words = new Uint32Array(parts.bench.bytes.buffer);
   }
 

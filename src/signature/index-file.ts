@@ -49,12 +49,15 @@ export type IndexedSignature = Uint8Array | 'zero';
 /** Looks signatures up in one thread. */
 export class IndexReader {
   readonly handle: IndexHandle;
+  private readonly most: number;
   private readonly kept = new Map<number, KeptPage>();
   private lastPage = -1;
   private last: KeptPage | null = null;
 
-  constructor(handle: IndexHandle) {
+  /** @param most pages to keep, of 36 KiB each: fewer where a thread has many readers */
+  constructor(handle: IndexHandle, most = INDEX_PAGES_KEPT) {
     this.handle = handle;
+    this.most = most;
   }
 
   /**
@@ -92,7 +95,7 @@ export class IndexReader {
       const entry = entryOf(this.handle.directory.pages, number);
       if (entry >= 0) {
         page = readPage(this.handle, entry);
-        if (this.kept.size === INDEX_PAGES_KEPT) this.kept.delete(this.kept.keys().next().value!);
+        if (this.kept.size >= this.most) this.kept.delete(this.kept.keys().next().value!);
         this.kept.set(number, page);
       }
     }
