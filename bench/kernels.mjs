@@ -8,7 +8,8 @@ import { createBLAKE3, createXXHash128 } from 'hash-wasm';
 import { KERNEL_SCRATCH_BYTES } from '../dist/base/limits.js';
 import { SlotArena } from '../dist/memory/shared-memory.js';
 import { algorithmByName } from '../dist/signature/algorithm.js';
-import { Kernels, loadKernels } from '../dist/signature/kernels.js';
+import { loadKernels } from '../dist/signature/kernel-builds.js';
+import { Kernels } from '../dist/signature/kernels.js';
 
 const { values } = parseArgs({
   options: {

@@ -38,7 +38,7 @@ const folder = positionals[0] ?? makePair();
 const [production, replica] = ['production.raw', 'replica.raw'].map((name) => join(folder, name));
 const copy = join(scratch, 'copy.raw');
 const truth = JSON.parse(readFileSync(join(folder, 'truth.json'), 'utf8')).differing.length;
-const driftmap = [process.execPath, join(root, 'dist', 'cli', 'main.js'), 'scan', production, replica];
+const driftmap = [process.execPath, join(root, 'dist', 'lib', 'main.js'), 'scan', production, replica];
 
 /** `ok`: exit statuses that are an answer. `found`: in words, what the user has afterwards. */
 const contestants = [

@@ -23,21 +23,24 @@ function flagsOf(source) {
   return match ? match[1].trim().split(/\s+/) : ['-O3'];
 }
 
-/** The source of a kernel; a line `//@ what` becomes what `NAME.macros.mjs` exports under that name. */
-async function expanded(name) {
-  const source = readFileSync(join(sources, `${name}.ts`), 'utf8');
+async function macrosOf(name) {
   const file = join(sources, `${name}.macros.mjs`);
-  if (!existsSync(file)) return source;
-  const macros = await import(pathToFileURL(file).href);
+  return existsSync(file) ? import(pathToFileURL(file).href) : {};
+}
+
+/** The source of a kernel; a line `//@ what` becomes what `NAME.macros.mjs` exports under that name. */
+async function expanded(name, variant) {
+  const source = readFileSync(join(sources, `${name}.ts`), 'utf8');
+  const macros = await macrosOf(name);
   return source.replace(/^ *\/\/@ (\w+)$/gm, (_, what) => {
     if (typeof macros[what] !== 'function') throw new Error(`${name}.macros.mjs exports no ${what}`);
-    return macros[what]();
+    return macros[what](variant);
   });
 }
 
-async function compile(name) {
+async function compile(name, variant) {
   const asc = await import('assemblyscript/asc');
-  const source = await expanded(name);
+  const source = await expanded(name, variant);
   const { error, stderr, binary } = await asc.main(
     [`${name}.ts`, '--outFile', 'out.wasm', ...flagsOf(source), '--runtime', 'stub', ...common, ...features],
     {
@@ -74,13 +77,19 @@ const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex');
 mkdirSync(target, { recursive: true });
 const sums = [];
 let failed = 0;
+const builds = [];
 for (const name of kernels) {
-  const file = join(target, `${name}.wasm`);
+  const { variants = [] } = await macrosOf(name);
+  for (const variant of ['', ...variants]) builds.push({ name, variant });
+}
+for (const { name, variant } of builds) {
+  const built = variant ? `${name}-${variant}` : name;
+  const file = join(target, `${built}.wasm`);
   if (mode === '' && existsSync(file) && statSync(file).mtimeMs > newestSource) continue;
-  const bytes = await compile(name);
-  sums.push(`${sha256(bytes)}  ${name}.wasm`);
+  const bytes = await compile(name, variant);
+  sums.push(`${sha256(bytes)}  ${built}.wasm`);
   if (mode === '--check' && existsSync(file) && sha256(readFileSync(file)) !== sha256(bytes)) {
-    console.error(`kernels: dist/wasm/${name}.wasm is not what its source builds to`);
+    console.error(`kernels: dist/wasm/${built}.wasm is not what its source builds to`);
     failed++;
   }
   writeFileSync(file, bytes);

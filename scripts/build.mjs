@@ -1,4 +1,4 @@
-// Builds dist/: kernels (AssemblyScript → WebAssembly), then TypeScript. `--check` and `--pin` go to the kernels.
+// Builds dist/: kernels (AssemblyScript → WebAssembly), then TypeScript, then the bundle. `--check` and `--pin` go to the kernels.
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -12,5 +12,6 @@ const run = (...args) => {
 
 run('scripts/build-kernels.mjs', ...process.argv.slice(2));
 run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json');
-const bin = join(root, 'dist', 'cli', 'main.js');
+run('scripts/bundle.mjs');
+const bin = join(root, 'dist', 'lib', 'main.js');
 if (existsSync(bin)) chmodSync(bin, 0o755);

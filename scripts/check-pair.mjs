@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
-const bin = join(dirname(fileURLToPath(import.meta.url)), '..', 'dist', 'cli', 'main.js');
+const bin = join(dirname(fileURLToPath(import.meta.url)), '..', 'dist', 'lib', 'main.js');
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {

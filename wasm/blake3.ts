@@ -69,22 +69,12 @@ const STACK: usize = 2624;
 /** `hashOne`: rows of finished subtrees, at most 12, and the eight of the one being finished. */
 const NODES: usize = 6464;
 
-// Rotations use no constant vectors: V8 from 13 on rebuilds one at every use where registers are short, which
-// costs a quarter of the speed. What is left is a shuffle that has instructions of its own, and shifts.
-// @ts-ignore: decorator
-@inline
-function rotate16(x: v128): v128 {
-  return v128.shuffle<u16>(x, x, 1, 0, 3, 2, 5, 4, 7, 6);
-}
+//@ rotations
+
 // @ts-ignore: decorator
 @inline
 function rotate12(x: v128): v128 {
   return v128.or(i32x4.shr_u(x, 12), i32x4.shl(x, 20));
-}
-// @ts-ignore: decorator
-@inline
-function rotate8(x: v128): v128 {
-  return v128.or(i32x4.shr_u(x, 8), i32x4.shl(x, 24));
 }
 // @ts-ignore: decorator
 @inline

@@ -20,8 +20,8 @@ export const WASM_PAGE = 64 * KiB;
 /** Banks of one array image: each reserves some 10 GiB of the 128 TiB that a process can address; this is 16 TiB of data. */
 export const MAX_BANKS = 4096;
 
-/** What a worker reads at a time: small enough to stay in the L2 cache between read and hash. */
-export const READ_PIECE = 512 * KiB;
+/** What a worker reads at a time: the system reads a large piece a third faster than 512 KiB, and this still stays in the L3 cache. */
+export const READ_PIECE = 2 * MiB;
 
 /** Backing files behind one image. Real chains have tens; QEMU breaks down long before this. */
 export const MAX_CHAIN_DEPTH = 64;
@@ -143,6 +143,84 @@ export const VMDK_MAX_TABLE_BYTES = 4 * GiB;
 export const VMDK_MAX_GRAIN_BYTES = 1 * GiB;
 /** A compressed grain: it is unpacked whole into memory. */
 export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;
+
+// File systems: XFS
+/** Pieces of metadata kept, of 64 KiB each: the inodes and directory blocks that a listing goes back and forth between. */
+export const XFS_CACHED_PIECES = 64;
+/** Levels of an extent tree: the Linux driver's cap (XFS_BTREE_MAXLEVELS); a thousand million extents take five. */
+export const XFS_MAX_TREE_DEPTH = 9;
+/** Directories in one another: a path of 4095 bytes, the longest that Linux takes, goes through 2047. */
+export const XFS_MAX_DIRECTORY_DEPTH = 2048;
+/** Symbolic links on one path: Linux's cap. */
+export const XFS_MAX_SYMLINKS = 40;
+/** Target of a symbolic link: XFS's own cap (XFS_SYMLINK_MAXLEN). */
+export const XFS_MAX_SYMLINK_BYTES = 1024;
+/** Directories of one listing: each is remembered, so that a loop is found. */
+export const XFS_MAX_DIRECTORIES = 10_000_000;
+
+// NTFS
+/** Clusters of an NTFS volume: Windows makes up to 2 MiB. */
+export const NTFS_MAX_CLUSTER_BYTES = 2 * MiB;
+/** One MFT record or index block: Windows makes 1 KiB or 4 KiB of either; GRUB and Linux read no more than this. */
+export const NTFS_MAX_RECORD_BYTES = 64 * KiB;
+/** One attribute list: Windows' own cap; eight thousand extension records, a million runs. */
+export const NTFS_MAX_ATTRIBUTE_LIST_BYTES = 256 * KiB;
+/** Levels of one directory's B+ tree: with two entries a block, a tree over 2^32 files has as many. */
+export const NTFS_MAX_INDEX_DEPTH = 32;
+/** Characters of one path: Windows' own cap. It also ends directories that lead on and on. */
+export const NTFS_MAX_PATH = 32767;
+/** Metadata is read in pieces of this size, and so many of the last ones are kept of each stream. */
+export const NTFS_PIECE_BYTES = 64 * KiB;
+export const NTFS_PIECES_KEPT = 32;
+/** Entries of a directory whose MFT records are read in one sweep: sweeping reads the MFT in its own order. */
+export const NTFS_LISTING_BATCH = 8192;
+
+// The finder
+/** Files of one file system that are looked at as images: their entries and what is told of them take some 500 MB. */
+export const MAX_FOUND_FILES = 1_000_000;
+
+// disk: VMFS
+/** Physical extents of a VMFS volume: 64 TiB, the largest that ESXi makes, in extents of 256 MiB. */
+export const VMFS_MAX_PHYSICAL_EXTENTS = 262_144;
+/** One directory of VMFS: 130,690 files, as many as VMFS 5 holds in all, take 18 MiB. */
+export const VMFS_MAX_DIRECTORY_BYTES = 64 * MiB;
+/** Directory entries of one listing of VMFS: twice those files; damaged directories may show the same entries again. */
+export const VMFS_MAX_LISTED = 262_144;
+/** Directories in directories of VMFS: ESXi keeps a virtual machine one level down, and its paths in 2048 characters. */
+export const VMFS_MAX_DEPTH = 128;
+/** Symbolic links followed for one path: as many as Linux follows. */
+export const VMFS_MAX_LINKS = 40;
+/** The target of a symbolic link of VMFS: no path that Linux or ESXi opens is longer. */
+export const VMFS_MAX_LINK_BYTES = 4095;
+/** A file of the file system's own: the largest, .fbb.sf of 64 TiB in blocks of 1 MiB, has 336 blocks of 1 MiB. */
+export const VMFS_MAX_SYSTEM_BLOCKS = 65_536;
+
+// ext4
+/** Blocks of metadata that are kept: a directory, a tree and a block of descriptors of a walk, with room. */
+export const EXT4_CACHE_BYTES = 4 * MiB;
+/** Inode tables and directories read at a time. */
+export const EXT4_TABLE_READ = 128 * KiB;
+/** Metadata of one file's map: 4 TiB of ext3 in blocks of 4 KiB, the most it can hold, takes this. */
+export const EXT4_MAX_MAP_BYTES = 4 * GiB;
+/** Blocks that a journal brings: 8 GiB in blocks of 4 KiB, and mke2fs makes journals of 1 GiB at most by itself. */
+export const EXT4_MAX_REPLAYED_BLOCKS = 2 ** 21;
+/** Revoked blocks of a journal: a block of the journal names 500 to 16,000 of them. */
+export const EXT4_MAX_REVOKED_BLOCKS = 2 ** 22;
+/** Directories in directories: Linux opens no path with more than 2048 parts. */
+export const EXT4_MAX_DIRECTORY_DEPTH = 2048;
+/** Symbolic links followed on the way to one file: as in Linux (MAXSYMLINKS). */
+export const EXT4_MAX_SYMLINKS = 40;
+/** Target of a symbolic link: Linux's PATH_MAX. */
+export const EXT4_MAX_SYMLINK_BYTES = 4096;
+/** Directories of one listing: some sixty million files, a list that nobody reads. */
+export const EXT4_MAX_LISTED_BYTES = 4 * GiB;
+
+/** Transactions of an XFS log that are read and not committed yet: Linux commits at an eighth of the log and at 64 MiB. */
+export const XFS_MAX_PENDING_LOG_BYTES = 256 * MiB;
+/** One region of one of its items: a directory block has 64 KiB, the value of an attribute as much. */
+export const XFS_MAX_LOG_REGION_BYTES = 256 * KiB;
+/** Metadata that a replay of it changes: the largest log has 2 GiB, a part of which is replayed, and most of that is one block again and again. */
+export const XFS_MAX_PATCHED_BYTES = 1 * GiB;
 
 // Signature indexes.
 /** The header of an index: one identity, one generation, and numbers. */

@@ -4,7 +4,8 @@ import { KERNEL_SCRATCH_BYTES, READ_PIECE } from '../base/limits.ts';
 import { exactSize, KiB, MiB } from '../base/units.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
 import { type AlgorithmName, algorithmByName, algorithms } from '../signature/algorithm.ts';
-import { Kernels, loadKernels } from '../signature/kernels.ts';
+import { loadKernels } from '../signature/kernel-builds.ts';
+import { Kernels } from '../signature/kernels.ts';
 import { type BenchCase, type Suite, type SuiteOptions, shortDigest } from './bench-case.ts';
 import { fillRandom } from './random.ts';
 

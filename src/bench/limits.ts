@@ -16,9 +16,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { READ_PIECE } from '../base/limits.ts';
 import { MiB } from '../base/units.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
-import { loadKernels } from '../signature/kernels.ts';
+import { loadKernels } from '../signature/kernel-builds.ts';
 import { type BenchCase, type Suite, type SuiteOptions, shortDigest } from './bench-case.ts';
 import { LimitCells, type LimitName, type LimitSetup, limitNames, slotBytesFor } from './limit-work.ts';
 import { fillRandom } from './random.ts';
@@ -68,7 +69,8 @@ interface Crew {
 }
 
 async function startCrew(threads: number, stream: number): Promise<Crew> {
-  const share = Math.floor(stream / threads / MiB) * MiB || MiB;
+  // Whole pieces: threads go through their parts piece by piece.
+  const share = Math.max(1, Math.floor(stream / threads / READ_PIECE)) * READ_PIECE;
   const arena = new SlotArena(threads, slotBytesFor(share));
   const folder = mkdtempSync(join(tmpdir(), 'driftmap-limit-'));
   const file = join(folder, 'data');

@@ -2,12 +2,13 @@
 
 import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import { systemError } from '../base/errors.ts';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import { exactSize, humanSize } from '../base/units.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { drawDriftMap, driftMapLegend } from './drift-map.ts';
 import { Exit, explainExits, warn } from './exit.ts';
+import type { LocateOptions } from './locate-report.ts';
 import { allowOutsideOption, blockSizeOption, formatOption } from './options.ts';
 import { firstRanges, line, listRanges, rangesAsJson } from './scan-report.ts';
 import { columns, paint, print, printable } from './terminal.ts';
@@ -25,7 +26,20 @@ export function defineBitmap(program: Command): void {
     .argument('<file>', 'a .drift file')
     .option('--json', 'print one JSON object')
     .option('--all', 'print every range, not only the first twenty')
-    .addHelpText('after', '\nExample:\n  driftmap bitmap show vm.drift\n')
+    .option('--locate', 'print where every marked run lies on both disks: unit, offset there, length')
+    .option('--production <disk>', 'the production disk, for --locate: a path or an address')
+    .option('--replica <disk>', 'the replica disk, for --locate')
+    .addOption(formatOption('--production-format <format>', 'the production disk'))
+    .addOption(formatOption('--replica-format <format>', 'the replica disk'))
+    .addOption(allowOutsideOption())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  driftmap bitmap show vm.drift
+  driftmap bitmap show vm.drift --locate --production vm.qcow2 --replica lu0.img:gpt2/xfs:/vm.vmdk --json
+`,
+    )
     .action(show);
   for (const [name, what] of operations) {
     bitmap
@@ -98,8 +112,27 @@ async function load(file: string): Promise<SyncBitmap> {
   return loadBitmap(file);
 }
 
-async function show(file: string, options: { json?: boolean; all?: boolean }): Promise<void> {
+interface ShowOptions extends Partial<LocateOptions> {
+  readonly locate?: boolean;
+}
+
+async function show(file: string, options: ShowOptions): Promise<void> {
+  const { locate, production, replica } = options;
+  if (locate !== true && (production !== undefined || replica !== undefined)) {
+    throw new DriftmapError('argument', '--production and --replica go with --locate');
+  }
   const bitmap = await load(file);
+  if (locate !== true) return summarize(bitmap, options);
+  if (production === undefined || replica === undefined) {
+    const reason = 'expected both disks for --locate: --production DISK --replica DISK';
+    throw new DriftmapError('argument', reason);
+  }
+  const { showLocated } = await import('./locate-report.ts');
+  await showLocated(bitmap, { ...options, production, replica });
+  process.exitCode = Exit.equal;
+}
+
+async function summarize(bitmap: SyncBitmap, options: ShowOptions): Promise<void> {
   const { size, blockSize, blocks, count, coveredBlocks, header } = bitmap;
   process.exitCode = Exit.equal;
   if (options.json) {

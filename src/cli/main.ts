@@ -7,11 +7,15 @@ import { defineBench } from './bench-command.ts';
 import { defineBitmap } from './bitmap-command.ts';
 import { defineCompletion } from './completion-command.ts';
 import { defineDemo } from './demo-command.ts';
+import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
+import { defineExplain } from './explain-command.ts';
 import { defineIndex } from './index-command.ts';
+import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineSignatures } from './signatures-command.ts';
+import { defineSnapshot } from './snapshot-command.ts';
 import { surviveClosedPipe } from './terminal.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -39,18 +43,23 @@ Examples:
   driftmap scan vm.qcow2 /dev/replica/vm              where do these two disks differ?
   driftmap scan vm.qcow2 copy.raw --bitmap vm.drift   keep the answer as a sync bitmap
   driftmap bitmap show vm.drift                       look at it again
+  driftmap disks /dev/mapper/lun0 /dev/mapper/lun1    which disks lie on these units?
   driftmap demo                                       see it work on two small disks
 ${explainExits}`,
   );
 
 for (const define of [
   defineScan,
+  defineDisks,
   defineMap,
+  defineExplain,
   defineSignatures,
   defineIndex,
   defineBitmap,
+  defineSnapshot,
   defineDemo,
   defineBench,
+  defineInfo,
   defineCompletion,
 ])
   define(program);

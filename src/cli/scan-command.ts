@@ -1,6 +1,7 @@
 /** `driftmap scan PRODUCTION REPLICA` */
 
 import { accessSync, constants } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
@@ -45,6 +46,7 @@ interface ScanCommandOptions {
   productionFormat?: string;
   replicaFormat?: string;
   allowOutside?: boolean;
+  direct?: boolean;
 }
 
 export function defineScan(program: Command): void {
@@ -89,6 +91,10 @@ export function defineScan(program: Command): void {
     .addOption(formatOption('--production-format <format>', 'the production disk'))
     .addOption(formatOption('--replica-format <format>', 'the replica disk'))
     .addOption(allowOutsideOption())
+    .option(
+      '--direct',
+      'read past the page cache (O_DIRECT): for disks that are not in it and should not fill it',
+    )
     .addHelpText(
       'after',
       `${explainSignatures()}
@@ -125,13 +131,15 @@ async function runScan(
   const indexes = await openIndexes(options, command);
   // Threads start while the disks are opened.
   const { createScanner } = await import('../scan/scan.ts');
-  const scanner = createScanner({ workers: options.workers });
+  const scanner = createScanner({
+    workers: options.workers ?? (options.direct ? waitingWorkers() : undefined),
+  });
   const disks: VirtualDisk[] = [];
   try {
     const { openDisk } = await import('../disk/open.ts');
-    const { allowOutside, productionFormat, replicaFormat } = options;
-    disks.push(await openDisk(production, { format: productionFormat, allowOutside }));
-    disks.push(await openDisk(replica, { format: replicaFormat, allowOutside }));
+    const { allowOutside, direct, productionFormat, replicaFormat } = options;
+    disks.push(await openDisk(production, { format: productionFormat, allowOutside, direct }));
+    disks.push(await openDisk(replica, { format: replicaFormat, allowOutside, direct }));
     const warnings = disks.flatMap((disk) => disk.warnings);
     for (const warning of warnings) warn(warning);
     const [first, second] = [disks[0]!, disks[1]!];
@@ -182,6 +190,11 @@ async function openIndexes(options: ScanCommandOptions, command: Command): Promi
   if (command.getOptionValueSource('signature') === 'default') options.signature = 'blake3';
   if (command.getOptionValueSource('blockSize') === 'default') options.blockSize = first.header.blockSize;
   return opened;
+}
+
+/** A direct read keeps its thread waiting: twice the threads keep both disks and processors busy. */
+function waitingWorkers(): number {
+  return 2 * availableParallelism();
 }
 
 async function loadEarlier(file: string): Promise<SyncBitmap> {

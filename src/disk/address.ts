@@ -4,12 +4,15 @@
  *   UNIT[,UNIT…]:STEP/STEP/…      lu0.img,lu1.img:gpt2/lvm:vg/home/ext4:/images/vm.qcow2
  *
  * Steps lead inwards: `gptN` or `mbrN` (a partition), `lvm:GROUP/VOLUME`, `ext4:/PATH` and so on (a file;
- * always last, since a path may hold anything). A name that is a file is that file, whatever it looks like.
+ * always last, since a path may hold anything). `ext2:` and `ext3:` mean the same as `ext4:`. A name that is
+ * a file is that file, whatever it looks like.
  */
 
 import { existsSync } from 'node:fs';
+import { posix } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_ADDRESS_STEPS } from '../base/limits.ts';
+import type { FileSystemType } from './containers/file-system-types.ts';
 
 export type Step =
   | {
@@ -18,7 +21,16 @@ export type Step =
       readonly number: number;
       readonly text: string;
     }
-  | { readonly kind: 'volume'; readonly group: string; readonly name: string; readonly text: string };
+  | { readonly kind: 'volume'; readonly group: string; readonly name: string; readonly text: string }
+  | {
+      readonly kind: 'file';
+      readonly fileSystem: FileSystemKind;
+      /** Absolute; parts `.`, `..` and empty ones are gone. */
+      readonly path: string;
+      readonly text: string;
+    };
+
+type FileSystemKind = FileSystemType['kind'];
 
 export interface Address {
   /** Paths of the units; the steps begin in the first, and the others may hold more of a volume group. */
@@ -27,6 +39,16 @@ export interface Address {
 }
 
 const partition = /^(gpt|mbr)([1-9]\d{0,3})(?:\/|$)/;
+/** What is behind each word of an address. */
+const words: Readonly<Record<string, FileSystemKind>> = {
+  ext2: 'ext4',
+  ext3: 'ext4',
+  ext4: 'ext4',
+  xfs: 'xfs',
+  vmfs: 'vmfs',
+  ntfs: 'ntfs',
+};
+const file = /^(ext[234]|xfs|vmfs|ntfs):(?=\/)(.*)$/s;
 const volume = /^lvm:([A-Za-z0-9+_.-]+)\/([A-Za-z0-9+_.-]+)(?:\/|$)/;
 
 /**
@@ -36,7 +58,7 @@ const volume = /^lvm:([A-Za-z0-9+_.-]+)\/([A-Za-z0-9+_.-]+)(?:\/|$)/;
  */
 export function parseAddress(text: string): Address | null {
   if (existsSync(text)) return null;
-  const colon = /:(?=(?:gpt|mbr)\d|lvm:)/.exec(text);
+  const colon = /:(?=(?:gpt|mbr)\d|lvm:|(?:ext[234]|xfs|vmfs|ntfs):)/.exec(text);
   if (colon === null || colon.index === 0) return null;
   const units = text.slice(0, colon.index).split(',');
   const steps: Step[] = [];
@@ -68,6 +90,18 @@ function nextStep(rest: string, address: string): [Step, number] {
     const [all, group, name] = found as unknown as [string, string, string];
     return [{ kind: 'volume', group, name, text: `lvm:${group}/${name}` }, all.length];
   }
-  const reason = `expected a step such as gpt2, mbr1 or lvm:GROUP/VOLUME, got '${rest}'`;
+  const inside = file.exec(rest);
+  if (inside) return [fileStep(inside[1]!, inside[2]!, address), rest.length];
+  const reason = `expected a step such as gpt2, mbr1, lvm:GROUP/VOLUME or ext4:/PATH, got '${rest}'`;
   throw new DriftmapError('argument', reason, { path: address });
+}
+
+function fileStep(word: string, path: string, address: string): Step {
+  const plain = posix.normalize(path);
+  if (plain === '/' || plain.endsWith('/')) {
+    const reason = `expected the path of a file after ${word}:, got '${path}'`;
+    throw new DriftmapError('argument', reason, { path: address });
+  }
+  const fileSystem = words[word]!;
+  return { kind: 'file', fileSystem, path: plain, text: `${fileSystem}:${plain}` };
 }

@@ -1,41 +1,20 @@
-/**
- * The single entry to virtual disks: `openDisk`. (In workers: `attachDisk`, in attach.ts.)
- *
- * An image is opened, its tables become a map, and its backing file is opened in the same way, down to the
- * last; then the maps are laid over one another, so that a chain is one map over several units.
- */
+/** The single entry to virtual disks: `openDisk`. (In workers: `attachDisk`, in attach.ts.) */
 
-import { dirname } from 'node:path';
-import { DriftmapError } from '../base/errors.ts';
-import { MAX_CHAIN_DEPTH } from '../base/limits.ts';
-import { openFileUnit } from '../lu/file-unit.ts';
+import { FileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
-import { ExtentMap } from '../mapping/extent-map.ts';
-import { overlay } from '../mapping/overlay.ts';
-import { type Address, parseAddress } from './address.ts';
-import type { BackingImage, ImageHost, LoadedImage } from './formats/image.ts';
-import { readQcow2Header } from './formats/qcow2-header.ts';
-import { readQcow2Map } from './formats/qcow2-tables.ts';
-import { loadVdi } from './formats/vdi.ts';
-import { loadVhd } from './formats/vhd.ts';
-import { loadVhdx } from './formats/vhdx.ts';
-import { loadVmdk } from './formats/vmdk.ts';
+import { ChainOpener, chainMap } from './chain.ts';
 import { diskIdentity } from './identity.ts';
-import { closeAll, type Layer, MappedDisk } from './mapped-disk.ts';
-import { openPlace } from './places.ts';
-import { type FormatChoice, guessedFormat, type ReadableFormat, statedFormat } from './policy.ts';
-import { type Referrer, resolveReference } from './references.ts';
-import { canUnpackZstd, zstdAdvice } from './unpack.ts';
+import { closeAll, MappedDisk } from './mapped-disk.ts';
 import { flattened } from './view-unit.ts';
 import type { VirtualDisk } from './virtual-disk.ts';
-
-const loaders = { vhd: loadVhd, vhdx: loadVhdx, vdi: loadVdi, vmdk: loadVmdk } as const;
 
 export interface OpenDiskOptions {
   /** `raw`, `qcow2`, `vhd`, `vhdx`, `vdi` or `vmdk`; without it the contents tell, see `policy.ts`. */
   readonly format?: string | undefined;
   /** Lets images name backing and data files outside their folder, and devices. */
   readonly allowOutside?: boolean | undefined;
+  /** Reads data past the page cache where the file system can (O_DIRECT); a warning says where it cannot. */
+  readonly direct?: boolean | undefined;
 }
 
 /**
@@ -50,7 +29,7 @@ export async function openDisk(
 ): Promise<VirtualDisk> {
   const opener = new ChainOpener(options.allowOutside ?? false);
   try {
-    return await opener.open(source, options.format);
+    return await openMapped(opener, source, options);
   } catch (error) {
     // What went wrong first is what the user needs to hear.
     await Promise.resolve(opener.owned)
@@ -60,192 +39,25 @@ export async function openDisk(
   }
 }
 
-/** One image while its chain is opened. */
-interface Image {
-  readonly unit: LogicalUnit;
-  /** For messages, and where the image was named: what its own references start from. */
-  readonly path: string;
-  readonly folder: string | null;
-  readonly choice: FormatChoice;
+async function openMapped(
+  opener: ChainOpener,
+  source: string | LogicalUnit,
+  { format, direct = false }: OpenDiskOptions,
+): Promise<MappedDisk> {
+  const chain = await opener.openChain(source, format);
+  const chained = chain.flatMap((image) => image.units);
+  const { map, units } = flattened(chainMap(chain), chained);
+  const { path: name, layer: top } = chain[0]!;
+  const identity = diskIdentity(top.format, map.size, chained);
+  // Inside a unit there is no file for a layer's finer points: the map says all.
+  const layers = units === chained ? chain.map(({ layer }) => layer) : [];
+  const { owned, warnings } = opener;
+  if (direct) warnings.push(...readPastCache(units));
+  return new MappedDisk({ name, format: top.format, map, units, layers, identity, warnings, owned });
 }
 
-/** What an image is, once read. */
-interface Loaded {
-  readonly map: ExtentMap;
-  readonly units: readonly LogicalUnit[];
-  readonly layer: Layer;
-  readonly backing: (Omit<BackingImage, 'name'> & { readonly path: string }) | null;
-}
-
-/**
- * One map of a chain, laid together from the bottom up: an image hides what lies below it also past its own
- * end, where one above it may be longer and reads zeros.
- */
-function chainMap(chain: readonly Loaded[]): ExtentMap {
-  return chain
-    .slice(0, -1)
-    .reduceRight(
-      (below, { map, units }) => overlay(map, below, { units: units.length, depth: 1 }),
-      chain.at(-1)!.map,
-    );
-}
-
-class ChainOpener {
-  readonly owned: LogicalUnit[] = [];
-  private readonly allowOutside: boolean;
-  private readonly seen = new Set<string>();
-  private readonly warnings: string[] = [];
-
-  constructor(allowOutside: boolean) {
-    this.allowOutside = allowOutside;
-  }
-
-  async open(source: string | LogicalUnit, format: string | undefined): Promise<MappedDisk> {
-    let image = await this.openTop(source, format);
-    const { path: name } = image;
-    const chain = [await this.load(image)];
-    for (let last = chain[0]!; last.backing !== null; chain.push(last)) {
-      if (chain.length > MAX_CHAIN_DEPTH) {
-        const reason = `expected at most ${MAX_CHAIN_DEPTH} backing files in a chain: this image names another`;
-        throw new DriftmapError('limit', reason, { path: image.path });
-      }
-      image = await this.openBacking(last.backing, image.path);
-      await last.backing.check?.(image.unit);
-      last = await this.load(image);
-    }
-    const chained = chain.flatMap((loaded) => loaded.units);
-    const { map, units } = flattened(chainMap(chain), chained);
-    const { format: topFormat } = chain[0]!.layer;
-    const identity = diskIdentity(topFormat, map.size, chained);
-    // Inside a unit there is no file for a layer's finer points: the map says all.
-    const layers = units === chained ? chain.map((loaded) => loaded.layer) : [];
-    const { owned, warnings } = this;
-    return new MappedDisk({ name, format: topFormat, map, units, layers, identity, warnings, owned });
-  }
-
-  private async openTop(source: string | LogicalUnit, format: string | undefined): Promise<Image> {
-    if (typeof source === 'string') {
-      const address = parseAddress(source);
-      if (address !== null) return this.openInside(address, source, format);
-    }
-    const unit = typeof source === 'string' ? await this.openFile(source, source) : source;
-    const file = unit.handle();
-    const path = typeof source === 'string' ? source : unit.name;
-    const named = typeof source === 'string' ? source : file.kind === 'file' ? file.path : null;
-    if (typeof source !== 'string') this.refuseLoop(unit, unit.name);
-    const choice = format === undefined ? await guessedFormat(unit, path) : statedFormat(format, path);
-    this.warnings.push(...choice.warnings);
-    return { unit, path, folder: named === null ? null : dirname(named), choice };
-  }
-
-  /** What lies inside logical units has no folder: an image there cannot name other files. */
-  private async openInside(address: Address, path: string, format: string | undefined): Promise<Image> {
-    const { unit, warnings } = await openPlace(address, this.owned);
-    this.warnings.push(...warnings);
-    const choice = format === undefined ? await guessedFormat(unit, path) : statedFormat(format, path);
-    this.warnings.push(...choice.warnings);
-    return { unit, path, folder: null, choice };
-  }
-
-  private async openBacking(
-    { path, format }: { path: string; format: string | null },
-    from: string,
-  ): Promise<Image> {
-    const unit = await this.openFile(path, from);
-    if (format !== null) return { unit, path, folder: dirname(path), choice: statedFormat(format, from) };
-    const choice = await guessedFormat(unit, path);
-    this.warnings.push(...choice.warnings);
-    this.warnings.push(
-      `${from}: does not say the format of its backing file ${path}: guessed ${choice.format} from its contents; record it with qemu-img rebase -u -F`,
-    );
-    return { unit, path, folder: dirname(path), choice };
-  }
-
-  private async openFile(path: string, from: string): Promise<LogicalUnit> {
-    const unit = await openFileUnit(path);
-    this.owned.push(unit);
-    this.refuseLoop(unit, from);
-    return unit;
-  }
-
-  private refuseLoop(unit: LogicalUnit, from: string): void {
-    if (this.seen.has(unit.identity)) {
-      const reason = `the image names ${unit.name}, which is in its chain already: the chain is a loop`;
-      throw new DriftmapError('malformed', reason, { path: from });
-    }
-    this.seen.add(unit.identity);
-  }
-
-  private async load(image: Image): Promise<Loaded> {
-    try {
-      const before = image.unit.generation();
-      const loaded = await this.loadAs(image.choice.format, image);
-      if (image.choice.format !== 'raw' && image.unit.generation() !== before) {
-        const reason = 'changed while its tables were read: open it when nobody writes to it';
-        throw new DriftmapError('io', reason, { path: image.path, operation: 'open' });
-      }
-      return loaded;
-    } catch (error) {
-      // A map that grows too large knows no path.
-      if (!(error instanceof DriftmapError) || error.path !== undefined) throw error;
-      const { path } = image;
-      throw DriftmapError.fromPlain({ ...error.toPlain(), path, message: `${path}: ${error.message}` });
-    }
-  }
-
-  private loadAs(format: ReadableFormat, image: Image): Promise<Loaded> {
-    if (format === 'raw') return this.loadRaw(image);
-    if (format === 'qcow2') return this.loadQcow2(image);
-    return this.loadOther(image, loaders[format]);
-  }
-
-  /** Formats that say all they have to say in a map. */
-  private async loadOther(image: Image, load: (host: ImageHost) => Promise<LoadedImage>): Promise<Loaded> {
-    const { unit, path, choice } = image;
-    const referrer = this.referrer(image);
-    const { map, units, backing } = await load({
-      unit,
-      path,
-      warn: (message) => this.warnings.push(message),
-      open: (what, name) => this.openFile(resolveReference(what, name, referrer), path),
-    });
-    const layer: Layer = { format: choice.format, file: unit, data: unit, header: null, cutTail: 0 };
-    if (backing === null) return { map, units, layer, backing: null };
-    const { name, ...parent } = backing;
-    return { map, units, layer, backing: { path: resolveReference('parent', name, referrer), ...parent } };
-  }
-
-  private referrer({ path, folder, choice }: Image): Referrer {
-    return { image: path, folder, trusted: choice.trusted, allowOutside: this.allowOutside };
-  }
-
-  private async loadRaw({ unit }: Image): Promise<Loaded> {
-    const layer: Layer = { format: 'raw', file: unit, data: unit, header: null, cutTail: 0 };
-    return { map: ExtentMap.identity(unit.size), units: [unit], layer, backing: null };
-  }
-
-  private async loadQcow2(image: Image): Promise<Loaded> {
-    const { unit, path } = image;
-    const header = await readQcow2Header(unit);
-    if (header.corrupt) {
-      this.warnings.push(
-        `${path}: the image is marked corrupt; its contents may be wrong (qemu-img check -r repairs)`,
-      );
-    }
-    const referrer = this.referrer(image);
-    const { dataFileName, backingName } = header;
-    const dataPath = dataFileName === null ? null : resolveReference('data file', dataFileName, referrer);
-    const backing =
-      backingName === null
-        ? null
-        : { path: resolveReference('backing file', backingName, referrer), format: header.backingFormat };
-    const data = dataPath === null ? unit : await this.openFile(dataPath, path);
-    const { map, warnings, cutTail } = await readQcow2Map(unit, header, data.size);
-    this.warnings.push(...warnings);
-    if (header.compression === 'zstd' && map.packed !== null && !canUnpackZstd()) {
-      this.warnings.push(`${path}: ${zstdAdvice}`);
-    }
-    const layer: Layer = { format: 'qcow2', file: unit, data, header, cutTail };
-    return { map, units: data === unit ? [unit] : [data, unit], layer, backing };
-  }
+/** Tables were read through the cache, in small pieces; what is left to read is data. */
+function readPastCache(units: readonly LogicalUnit[]): string[] {
+  const cached = units.filter((unit) => !(unit instanceof FileUnit && unit.goDirect()));
+  return cached.map((unit) => `${unit.name}: cannot be read past the page cache here: read through it`);
 }

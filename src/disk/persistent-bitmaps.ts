@@ -149,7 +149,7 @@ async function withImage<T>(
       unit = openFileUnit(image);
       owned.push(unit);
     } else {
-      unit = (await openPlace(address, owned)).unit;
+      unit = (await openPlace(address, owned, [])).unit;
     }
     return await act(unit, await readQcow2Header(unit));
   } finally {

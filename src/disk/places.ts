@@ -1,5 +1,6 @@
 /** Follows an address inwards, from the units it names to the place it means. */
 
+import { posix } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
@@ -8,87 +9,140 @@ import type { Address, Step } from './address.ts';
 import type { Partition } from './containers/container.ts';
 import { readVolumeGroups } from './containers/lvm-groups.ts';
 import { readPartitions } from './containers/partitions.ts';
-import { viewOver } from './view-unit.ts';
+import { openFileSystem } from './file-systems.ts';
+import { folderInside, type Home, nowhere, referenceInside } from './references.ts';
+import { type ViewUnit, viewOver } from './view-unit.ts';
+
+export interface Place {
+  readonly unit: LogicalUnit;
+  /** For a file in a file system, its folder there. */
+  readonly home: Home;
+}
 
 /**
  * Opens the place that an address means. Every unit opened is handed to `owned` at once, so that a failure
  * halfway leaves nothing open.
- * @throws DriftmapError `not-found` for a partition or volume that is not there, and what reading throws
+ * @throws DriftmapError `not-found` for a partition, volume, file system or file that is not there, and what
+ *   reading throws
  */
-export async function openPlace(
-  address: Address,
-  owned: LogicalUnit[],
-): Promise<{ unit: LogicalUnit; warnings: string[] }> {
+export async function openPlace(address: Address, owned: LogicalUnit[], warnings: string[]): Promise<Place> {
   const units = address.units.map((path) => {
     const unit = openFileUnit(path);
     owned.push(unit);
     return unit;
   });
-  const warnings: string[] = [];
-  let here: LogicalUnit = units[0]!;
+  const walk = new Walk(units, warnings);
+  let here: Place = { unit: units[0]!, home: nowhere };
   let name = address.units.join(',');
   for (const [index, step] of address.steps.entries()) {
-    name += `${index === 0 ? ':' : '/'}${step.text}`;
-    here = await follow(step, here, units.slice(1), name, warnings);
+    name += `${index === 0 ? ':' : '/'}`;
+    here = await walk.follow(step, here.unit, name);
+    name += step.text;
   }
-  return { unit: here, warnings };
+  return here;
 }
 
-async function follow(
-  step: Step,
-  here: LogicalUnit,
-  others: readonly LogicalUnit[],
-  name: string,
-  warnings: string[],
-): Promise<LogicalUnit> {
-  if (step.kind === 'partition') {
-    const table = await readPartitions(here);
-    warnings.push(...table.warnings);
-    const found =
-      table.table === step.table ? table.partitions.find(({ number }) => number === step.number) : undefined;
-    if (found) return partitionView(here, found, name, step.text);
-    const there = table.partitions.map(({ number }) => `${table.table}${number}`).join(', ');
-    throw new DriftmapError(
-      'not-found',
-      `no partition ${step.text}: ${there ? `there are ${there}` : 'there is no partition table'}`,
-      { path: name },
-    );
+class Walk {
+  private readonly units: readonly LogicalUnit[];
+  private readonly warnings: string[];
+
+  constructor(units: readonly LogicalUnit[], warnings: string[]) {
+    this.units = units;
+    this.warnings = warnings;
   }
-  const candidates = [here, ...(await withPartitions(others, warnings))];
-  const { volumes, warnings: more } = await readVolumeGroups(candidates);
-  warnings.push(...more);
-  const found = volumes.find((volume) => volume.group === step.group && volume.name === step.name);
-  if (found) return viewOver(candidates, await found.map(), name, step.text);
-  const there = volumes.map((volume) => `${volume.group}/${volume.name}`).join(', ');
-  throw new DriftmapError(
-    'not-found',
-    `no volume ${step.group}/${step.name}: ${there ? `there are ${there}` : 'there is no volume group'}`,
-    { path: name },
-  );
+
+  /** @param prefix what stands before the step in the address */
+  async follow(step: Step, here: LogicalUnit, prefix: string): Promise<Place> {
+    if (step.kind === 'file') return this.toFile(step, here, prefix);
+    const name = prefix + step.text;
+    const unit =
+      step.kind === 'partition'
+        ? await this.toPartition(step, here, name)
+        : await this.toVolume(step, here, name);
+    return { unit, home: nowhere };
+  }
+
+  private async toFile(
+    { fileSystem: kind, path }: Step & { kind: 'file' },
+    here: LogicalUnit,
+    prefix: string,
+  ): Promise<Place> {
+    const fileSystem = await openFileSystem(here, kind);
+    const place = { fileSystem, unit: here, prefix: `${prefix}${fileSystem.kind}:` };
+    const entry = await fileSystem.lookup(path);
+    const unit = await referenceInside(place, entry).open();
+    this.warnings.push(...fileSystem.warnings);
+    return { unit, home: folderInside(place, posix.dirname(entry.path)) };
+  }
+
+  private async toPartition(
+    step: Step & { kind: 'partition' },
+    here: LogicalUnit,
+    name: string,
+  ): Promise<LogicalUnit> {
+    const { table, partitions, warnings } = await readPartitions(here);
+    this.warnings.push(...warnings);
+    const found = table === step.table ? partitions.find(({ number }) => number === step.number) : undefined;
+    if (found) return partitionView(here, found, name, step.text);
+    const there = partitions.map(({ number }) => `${table}${number}`).join(', ');
+    const reason = `no partition ${step.text}: ${there ? `there are ${there}` : 'there is no partition table'}`;
+    throw new DriftmapError('not-found', reason, { path: name });
+  }
+
+  private async toVolume(
+    step: Step & { kind: 'volume' },
+    here: LogicalUnit,
+    name: string,
+  ): Promise<LogicalUnit> {
+    const candidates = [here, ...(await this.others(here))];
+    const { volumes, warnings } = await readVolumeGroups(candidates);
+    this.warnings.push(...warnings);
+    const found = volumes.find((volume) => volume.group === step.group && volume.name === step.name);
+    if (found) {
+      return viewOver({
+        name,
+        layer: 'volume',
+        step: step.text,
+        map: await found.map(),
+        parents: candidates,
+      });
+    }
+    const there = volumes.map((volume) => `${volume.group}/${volume.name}`).join(', ');
+    const reason = `no volume ${step.group}/${step.name}: ${there ? `there are ${there}` : 'there is no volume group'}`;
+    throw new DriftmapError('not-found', reason, { path: name });
+  }
+
+  /** Wherever more physical volumes of a group may lie: the units and all their partitions. */
+  private async others(here: LogicalUnit): Promise<LogicalUnit[]> {
+    const all: LogicalUnit[] = [];
+    for (const unit of this.units) {
+      const table = await readPartitions(unit);
+      if (unit !== this.units[0]) this.warnings.push(...table.warnings);
+      all.push(unit, ...partitionViews(unit, table));
+    }
+    return all.filter((unit) => unit.identity !== here.identity);
+  }
+}
+
+/** Every partition of a unit. @param name the unit, as in an address */
+export function partitionViews(
+  unit: LogicalUnit,
+  { table, partitions }: { readonly table: string | null; readonly partitions: readonly Partition[] },
+  name: string = unit.name,
+): ViewUnit[] {
+  return partitions.map((partition) => {
+    const step = `${table}${partition.number}`;
+    return partitionView(unit, partition, `${name}:${step}`, step);
+  });
 }
 
 function partitionView(
   unit: LogicalUnit,
   { offset, length }: Partition,
   name: string,
-  place: string,
-): LogicalUnit {
+  step: string,
+): ViewUnit {
   const builder = new ExtentMapBuilder(1);
   builder.append({ offset: 0, length, kind: Kind.data, unit: 0, place: offset, depth: 0 });
-  return viewOver([unit], builder.finish(), name, place);
-}
-
-/** The other units and all their partitions: wherever more physical volumes of a group may lie. */
-async function withPartitions(units: readonly LogicalUnit[], warnings: string[]): Promise<LogicalUnit[]> {
-  const all: LogicalUnit[] = [];
-  for (const unit of units) {
-    all.push(unit);
-    const table = await readPartitions(unit);
-    warnings.push(...table.warnings);
-    for (const partition of table.partitions) {
-      const place = `${table.table}${partition.number}`;
-      all.push(partitionView(unit, partition, `${unit.name}:${place}`, place));
-    }
-  }
-  return all;
+  return viewOver({ name, layer: 'partition', step, map: builder.finish(), parents: [unit] });
 }

@@ -30,6 +30,12 @@ export type ReadableFormat = keyof typeof names;
 /** For help texts and messages. */
 export const readableFormats = Object.keys(names) as ReadableFormat[];
 
+/** The format that a file's name says; null for one that says none. */
+export function namedFormat(name: string): ReadableFormat | null {
+  const extension = extname(name).toLowerCase();
+  return readableFormats.find((format) => names[format].some((known) => known === extension)) ?? null;
+}
+
 export interface FormatChoice {
   readonly format: ReadableFormat;
   /** May the image name other files? */
@@ -57,33 +63,42 @@ export function statedFormat(format: string, path: string): FormatChoice {
   throw new DriftmapError('argument', reason, { path });
 }
 
-/** The format that the contents tell. */
-export async function guessedFormat(unit: LogicalUnit, name: string): Promise<FormatChoice> {
+/**
+ * The format that the contents tell.
+ * @param isFile whether it is a regular file of that name, here or in a file system of its own: then the name
+ *   was given by who keeps the disk, and not by its guest
+ */
+export async function guessedFormat(unit: LogicalUnit, name: string, isFile: boolean): Promise<FormatChoice> {
   const detected = detectHead(await readPart(unit, 0, DETECT_BYTES));
   const extension = extname(name).toLowerCase();
-  if (detected.format === 'raw') return guessedRaw(unit, name, extension);
+  if (detected.format === 'raw') return guessedRaw(unit, name, extension, isFile);
   const format = readableName(detected.format);
   if (format === null) throw unsupported(detected.title, name);
-  if (isPlainFile(unit) && names[format].some((known) => known === extension)) {
+  if (isFile && names[format].some((known) => known === extension)) {
     return { format, trusted: true, warnings: [] };
   }
   const warning = `${name}: the format ${format} was guessed from contents that a guest can write; state the format ${format} (--production-format, --replica-format, --format), or raw to take its bytes as they are`;
   return { format, trusted: false, warnings: [warning] };
 }
 
-/** A device's name, or an address, says nothing of what is there. */
-function isPlainFile(unit: LogicalUnit): boolean {
-  if (unit instanceof ViewUnit) return false;
+/** A device's name, or the address of a partition or a volume, says nothing of what is there. */
+export function isPlainFile(unit: LogicalUnit): boolean {
+  if (unit instanceof ViewUnit) return unit.origin?.layer === 'file';
   const file = unit.handle();
   return file.kind === 'file' && file.sparse;
 }
 
-async function guessedRaw(unit: LogicalUnit, name: string, extension: string): Promise<FormatChoice> {
+async function guessedRaw(
+  unit: LogicalUnit,
+  name: string,
+  extension: string,
+  isFile: boolean,
+): Promise<FormatChoice> {
   const raw: FormatChoice = { format: 'raw', trusted: true, warnings: [] };
   if (unit.size < FOOTER_BYTES) return raw;
   const footer = detectFooter(await readPart(unit, unit.size - FOOTER_BYTES, FOOTER_BYTES));
-  if (footer.format === 'raw') return namedOtherwise(name, extension, unit) ?? raw;
-  if (footerNames[extension] === footer.format && isPlainFile(unit)) {
+  if (footer.format === 'raw') return (isFile ? namedOtherwise(name) : null) ?? raw;
+  if (footerNames[extension] === footer.format && isFile) {
     const format = readableName(footer.format);
     if (format === null) throw unsupported(footer.title, name);
     return { format, trusted: true, warnings: [] };
@@ -93,9 +108,9 @@ async function guessedRaw(unit: LogicalUnit, name: string, extension: string): P
 }
 
 /** A damaged image must not be compared, container and all, as if it were a raw disk. */
-function namedOtherwise(name: string, extension: string, unit: LogicalUnit): null {
-  const format = readableFormats.find((known) => names[known].some((suffix) => suffix === extension));
-  if (format === undefined || !isPlainFile(unit)) return null;
+function namedOtherwise(name: string): null {
+  const format = namedFormat(name);
+  if (format === null) return null;
   const why =
     format === 'vmdk'
       ? 'it holds the contents of a flat disk (then open its descriptor, the small .vmdk file), or is damaged'

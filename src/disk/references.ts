@@ -3,65 +3,163 @@
  * may come from a stranger; so a name leads to a regular file in the image's own folder and nowhere else,
  * unless the user allows it (`allowOutside`). Network and pseudo protocols (`nbd:`, `http:`, `json:`) are
  * refused always: driftmap has no use for them, and they have been a way out before (CVE-2024-4467).
+ *
+ * An image inside a logical unit lives in a file system of its own. Its names lead to files of that file
+ * system, by the same rules, and never to files of this host.
  */
 
 import { realpathSync, statSync } from 'node:fs';
-import { isAbsolute, relative, resolve, sep } from 'node:path';
+import { dirname, isAbsolute, posix, relative, resolve, sep } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
+import { openFileUnit } from '../lu/file-unit.ts';
+import type { LogicalUnit } from '../lu/logical-unit.ts';
+import type { FileEntry, FileSystem } from './containers/container.ts';
+import { viewOver } from './view-unit.ts';
 
 export interface Referrer {
   /** The image, for messages. */
   readonly image: string;
-  /** The folder that relative names start from: the one that the image was named in. Null where there is none. */
-  readonly folder: string | null;
   /** False where the format was guessed from contents that a guest can write. */
   readonly trusted: boolean;
   readonly allowOutside: boolean;
 }
 
-/**
- * The path to open for a name in an image.
- * @throws DriftmapError `policy` where the name leads out, `not-found` where nothing is there
- */
-export function resolveReference(what: string, name: string, from: Referrer): string {
-  const refuse = (why: string, advice: string) =>
-    new DriftmapError('policy', `the image names the ${what} '${printable(name)}', ${why}: ${advice}`, {
-      path: from.image,
+/** Where the names in an image start from. */
+export interface Home {
+  /**
+   * What a name leads to.
+   * @throws DriftmapError `policy` where it leads out, `not-found` where nothing is there
+   */
+  find(what: string, name: string, from: Referrer): Promise<Reference>;
+}
+
+/** A file that was found, not opened yet. */
+export interface Reference {
+  /** A path, or an address. */
+  readonly path: string;
+  /** Where its own names start from. */
+  readonly home: Home;
+  open(): Promise<LogicalUnit>;
+}
+
+/** The home of what lies in no folder: a partition, a volume. */
+export const nowhere: Home = {
+  async find(what, name, from) {
+    throw refusal(what, name, from, 'and it lies in no folder to look in', 'open it by its path');
+  },
+};
+
+/** A folder of this host: the one that the image was named in, as in QEMU. */
+export function hostFolder(folder: string): Home {
+  return {
+    async find(what, name, from) {
+      const path = await resolveOnHost(what, name, folder, from);
+      return { path, home: hostFolder(dirname(path)), open: async () => openFileUnit(path) };
+    },
+  };
+}
+
+/** A folder in a file system on `unit`; `prefix` is what stands before a path in an address: `lu0.img:ext4:`. */
+export interface FolderInside {
+  readonly fileSystem: FileSystem;
+  readonly unit: LogicalUnit;
+  readonly prefix: string;
+}
+
+export function folderInside(place: FolderInside, folder: string): Home {
+  return {
+    async find(what, name, from) {
+      const entry = await findInside(what, name, place, folder, from);
+      return referenceInside(place, entry);
+    },
+  };
+}
+
+/** A regular file of a file system, as what an image might name. */
+export function referenceInside(place: FolderInside, entry: FileEntry): Reference {
+  const { fileSystem, unit, prefix } = place;
+  const path = `${prefix}${entry.path}`;
+  const open = async () =>
+    viewOver({
+      name: path,
+      layer: 'file',
+      step: `${fileSystem.kind}:${entry.path}`,
+      map: await entry.map(),
+      parents: [unit],
+      storage: entry.kind,
     });
+  return { path, home: folderInside(place, posix.dirname(entry.path)), open };
+}
+
+async function findInside(
+  what: string,
+  name: string,
+  { fileSystem, prefix }: FolderInside,
+  folder: string,
+  from: Referrer,
+): Promise<FileEntry> {
+  const path = posix.resolve(folder, plainName(what, name, from));
+  const isInside = (way: string) => way.startsWith(folder === '/' ? '/' : `${folder}/`);
+  const outside = () =>
+    refusal(what, name, from, `which leads outside the image's folder ${prefix}${folder}`, allow);
+  // What is outside is not even looked for: the error must not say what exists elsewhere.
+  if (!from.allowOutside && !isInside(path)) throw outside();
+  let entry: FileEntry;
+  try {
+    entry = await fileSystem.lookup(path);
+  } catch (error) {
+    if (!(error instanceof DriftmapError) || error.kind !== 'not-found') throw error;
+    throw missing(what, name, from);
+  }
+  // A symbolic link may have led elsewhere.
+  if (!from.allowOutside && !isInside(entry.path)) throw outside();
+  return entry;
+}
+
+const allow = 'use --allow-outside (allowOutside: true in the library) if you trust the image';
+
+/** The name as a path. @throws DriftmapError `policy` where the image's names are not followed, or this is none */
+function plainName(what: string, name: string, from: Referrer): string {
   if (!from.trusted) {
     const advice = 'state the format (--production-format, --replica-format, --format) if you know it';
-    throw refuse('and its format was guessed from contents that a guest can write', advice);
+    const why = 'and its format was guessed from contents that a guest can write';
+    throw refusal(what, name, from, why, advice);
   }
-  if (from.folder === null) throw refuse('and it lies in no folder to look in', 'open it by its path');
   const path = name.startsWith('file:') ? name.slice('file:'.length) : name;
   const protocol = /^[^/:]*:/.exec(path)?.[0];
-  if (protocol !== undefined) {
-    const advice = 'driftmap follows file names only; copy the data beside the image and rebase it';
-    throw refuse(`which is not a file name but the protocol '${printable(protocol)}'`, advice);
-  }
+  if (protocol === undefined) return path;
+  const advice = 'driftmap follows file names only; copy the data beside the image and rebase it';
+  const why = `which is not a file name but the protocol '${printable(protocol)}'`;
+  throw refusal(what, name, from, why, advice);
+}
 
-  const named = isAbsolute(path) ? path : from.folder + sep + path;
-  const home = realpathSync.native(from.folder);
+function refusal(what: string, name: string, from: Referrer, why: string, advice: string): DriftmapError {
+  const reason = `the image names the ${what} '${printable(name)}', ${why}: ${advice}`;
+  return new DriftmapError('policy', reason, { path: from.image });
+}
+
+function missing(what: string, name: string, from: Referrer): DriftmapError {
+  const reason = `the ${what} '${printable(name)}' that the image names is not there`;
+  return new DriftmapError('not-found', reason, { path: from.image });
+}
+
+async function resolveOnHost(what: string, name: string, folder: string, from: Referrer): Promise<string> {
+  const path = plainName(what, name, from);
+  const named = isAbsolute(path) ? path : folder + sep + path;
+  const home = realpathSync.native(folder);
   const real = realPath(named, { image: from.image, what, name });
-  const allow = 'use --allow-outside (allowOutside: true in the library) if you trust the image';
   if (!from.allowOutside) {
     // What is not there is told as missing only inside: the error must not say what exists elsewhere.
     const inside =
       real === null
-        ? isWithin(home, resolve(home, path)) || isWithin(resolve(from.folder), resolve(from.folder, path))
+        ? isWithin(home, resolve(home, path)) || isWithin(resolve(folder), resolve(folder, path))
         : isWithin(home, real);
-    if (!inside) throw refuse(`which leads outside the image's folder ${home}`, allow);
+    if (!inside) throw refusal(what, name, from, `which leads outside the image's folder ${home}`, allow);
   }
-  if (real === null) {
-    throw new DriftmapError(
-      'not-found',
-      `the ${what} '${printable(name)}' that the image names is not there`,
-      {
-        path: from.image,
-      },
-    );
+  if (real === null) throw missing(what, name, from);
+  if (!from.allowOutside && !statSync(real).isFile()) {
+    throw refusal(what, name, from, 'which is not a regular file', allow);
   }
-  if (!from.allowOutside && !statSync(real).isFile()) throw refuse('which is not a regular file', allow);
   // Where the next image's relative names start is the folder it was named in, as in QEMU.
   return named;
 }

@@ -20,6 +20,19 @@ export interface ViewParts {
   /** Opened units; a view of a view has those of its parent. */
   readonly units: readonly LogicalUnit[];
   readonly identity: string;
+  readonly origin?: ViewOrigin | null;
+}
+
+/** What a view is of, one layer down: for explaining. Attached views have none. */
+export interface ViewOrigin {
+  readonly layer: 'partition' | 'volume' | 'file';
+  /** As in an address: `gpt2`, `lvm:vg/home`, `ext4:/vm.qcow2`. */
+  readonly step: string;
+  /** Over `parents`, of which some may be views themselves. */
+  readonly map: ExtentMap;
+  readonly parents: readonly LogicalUnit[];
+  /** `thin`, `thick` …, where the file system tells; null elsewhere. */
+  readonly storage: string | null;
 }
 
 /** A view as plain data, for worker threads. */
@@ -38,6 +51,7 @@ export class ViewUnit implements LogicalUnit {
   readonly canWrite = false;
   readonly map: ExtentMap;
   readonly units: readonly LogicalUnit[];
+  readonly origin: ViewOrigin | null;
   private readonly reader: DiskReader;
   private closed = false;
 
@@ -47,6 +61,7 @@ export class ViewUnit implements LogicalUnit {
     this.identity = parts.identity;
     this.map = parts.map;
     this.units = parts.units;
+    this.origin = parts.origin ?? null;
     this.reader = new DiskReader(parts);
   }
 
@@ -120,27 +135,51 @@ export class ViewUnit implements LogicalUnit {
   }
 }
 
+/** A step inwards, from units or views to a part of them. */
+export interface ViewStep extends Omit<ViewOrigin, 'storage'> {
+  /** For messages: the address. */
+  readonly name: string;
+  readonly storage?: string | undefined;
+}
+
 /**
- * A view of part of `parents`, of which some may be views themselves: `map` is over them, and is led through
- * to the units below. `place` tells this part of the parents from every other.
+ * A view of part of `parents`: its map is led through to the units below. Its identity is that of the parents
+ * that it lies on, whichever others were named beside them, and the step, which tells this part from every other.
+ * @throws DriftmapError `malformed` where the map leads out of a parent
  */
-export function viewOver(
-  parents: readonly LogicalUnit[],
-  map: ExtentMap,
-  name: string,
-  place: string,
-): ViewUnit {
-  const units: LogicalUnit[] = [];
-  const inner: ExtentMap[] = [];
-  for (const parent of parents) {
-    const view = parent instanceof ViewUnit ? parent : null;
-    inner.push(
-      view ? view.map.withUnitsShifted(units.length) : ExtentMap.identity(parent.size, units.length),
-    );
-    units.push(...(view ? view.units : [parent]));
+export function viewOver({ name, layer, step, map, parents, storage }: ViewStep): ViewUnit {
+  const { units, inner } = unitsBelow(parents);
+  const used = parents.filter((_, index) => isUsed(map, index));
+  const identity = `${used.map((parent) => parent.identity).join('+')}/${step}`;
+  const origin: ViewOrigin = { layer, step, map, parents, storage: storage ?? null };
+  try {
+    return new ViewUnit({ name, map: compose(map, inner), units, identity, origin });
+  } catch (error) {
+    throw withPath(error, name);
   }
-  const identity = `${parents.map((parent) => parent.identity).join('+')}/${place}`;
-  return new ViewUnit({ name, map: compose(map, inner), units, identity });
+}
+
+function isUsed(map: ExtentMap, unit: number): boolean {
+  for (let index = 0; index < map.count; index++) {
+    if (map.placeOf(index) >= 0 && map.unitOf(index) === unit) return true;
+  }
+  return false;
+}
+
+/** The units below some units and views, each once, and a map to them for every one. */
+function unitsBelow(tops: readonly LogicalUnit[]): { units: LogicalUnit[]; inner: ExtentMap[] } {
+  const numbers = new Map<LogicalUnit, number>();
+  const numberOf = (unit: LogicalUnit) => {
+    const number = numbers.get(unit) ?? numbers.size;
+    numbers.set(unit, number);
+    return number;
+  };
+  const inner = tops.map((top) =>
+    top instanceof ViewUnit
+      ? top.map.withUnits(top.units.map(numberOf))
+      : ExtentMap.identity(top.size, numberOf(top)),
+  );
+  return { units: [...numbers.keys()], inner };
 }
 
 /**
@@ -153,15 +192,13 @@ export function flattened(
 ): { readonly map: ExtentMap; readonly units: readonly LogicalUnit[] } {
   const views = units.filter((unit) => unit instanceof ViewUnit);
   if (views.length === 0) return { map, units };
-  const below: LogicalUnit[] = [];
-  const inner: ExtentMap[] = [];
-  for (const unit of units) {
-    const first = below.length;
-    inner.push(
-      unit instanceof ViewUnit ? unit.map.withUnitsShifted(first) : ExtentMap.identity(unit.size, first),
-    );
-    below.push(...(unit instanceof ViewUnit ? unit.units : [unit]));
-  }
+  const { units: below, inner } = unitsBelow(units);
   const view = units.map((unit) => (unit instanceof ViewUnit ? below.length + views.indexOf(unit) : null));
   return { map: compose(map, inner, { view }), units: [...below, ...views] };
+}
+
+/** A map that is wrong or grows too large knows no path. */
+export function withPath(error: unknown, path: string): unknown {
+  if (!(error instanceof DriftmapError) || error.path !== undefined) return error;
+  return DriftmapError.fromPlain({ ...error.toPlain(), path, message: `${path}: ${error.message}` });
 }

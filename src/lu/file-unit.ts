@@ -15,6 +15,8 @@ import { checkRange } from './ranges.ts';
 
 /** Extents of one answer: a caller that wants more asks again. */
 const EXTENTS_PER_ANSWER = 64;
+/** What direct reads are aligned to: no sector is larger. Memory of a `WebAssembly.Memory` begins at a page. */
+const PAGE = 4096;
 const ZEROS = new Uint8Array(1 * MiB);
 
 export interface FileUnitOptions {
@@ -34,11 +36,26 @@ export function openFileUnit(path: string, { write = false }: FileUnitOptions = 
     throw systemError(cause, { path, operation: 'open' });
   }
   try {
-    return new FileUnit({ fd, path, ...inspect(fd, path), canWrite: write, owned: true });
+    return new FileUnit({ fd, directFd: null, path, ...inspect(fd, path), canWrite: write, owned: true });
   } catch (error) {
     closeSync(fd);
     throw error;
   }
+}
+
+/** The open file `fd` once more, past the page cache; null where its file system cannot. */
+function openDirect(path: string, fd: number): number | null {
+  let directFd: number;
+  try {
+    directFd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_DIRECT);
+  } catch {
+    return null;
+  }
+  const [one, other] = [fd, directFd].map((open) => fstatSync(open, { bigint: true }));
+  if (one!.ino === other!.ino && one!.dev === other!.dev) return directFd;
+  // Another file took the name in between.
+  closeSync(directFd);
+  return null;
 }
 
 /** The same open file in another thread; closing it there closes nothing. */
@@ -48,6 +65,7 @@ export function attachFileUnit(handle: Extract<UnitHandle, { kind: 'file' }>): F
 
 interface FileUnitParts {
   readonly fd: number;
+  readonly directFd: number | null;
   readonly path: string;
   readonly size: ByteCount;
   readonly identity: string;
@@ -62,12 +80,14 @@ export class FileUnit implements LogicalUnit {
   readonly identity: string;
   readonly canWrite: boolean;
   private readonly fd: number;
+  private directFd: number | null;
   private readonly sparse: boolean;
   private readonly owned: boolean;
   private closed = false;
 
-  constructor({ fd, path, size, identity, sparse, canWrite, owned }: FileUnitParts) {
+  constructor({ fd, directFd, path, size, identity, sparse, canWrite, owned }: FileUnitParts) {
     this.fd = fd;
+    this.directFd = directFd;
     this.name = path;
     this.size = size;
     this.identity = identity;
@@ -98,7 +118,7 @@ export class FileUnit implements LogicalUnit {
   read(offset: ByteOffset, target: Uint8Array): undefined {
     checkRange(this, { offset, length: target.length }, 'read');
     this.checkOpen('read');
-    for (let done = 0; done < target.length; ) {
+    for (let done = this.directFd === null ? 0 : this.readDirect(offset, target); done < target.length; ) {
       const most = Math.min(target.length - done, MAX_IO_BYTES);
       const count = this.call('read', offset + done, most, () =>
         readSync(this.fd, target, done, most, offset + done),
@@ -114,6 +134,45 @@ export class FileUnit implements LogicalUnit {
       }
       done += count;
     }
+  }
+
+  /**
+   * From now on reads of whole pages, to whole pages of memory, go past the page cache (O_DIRECT), and others
+   * through it as ever. @returns false where the file system cannot
+   */
+  goDirect(): boolean {
+    this.checkOpen('open');
+    this.directFd ??= openDirect(this.name, this.fd);
+    return this.directFd !== null;
+  }
+
+  /** Reads the whole pages that `target` begins with. @returns how many bytes were read */
+  private readDirect(offset: ByteOffset, target: Uint8Array): ByteCount {
+    const whole = target.length - (target.length % PAGE);
+    if (offset % PAGE !== 0 || target.byteOffset % PAGE !== 0) return 0;
+    let done = 0;
+    while (done < whole) {
+      const most = Math.min(whole - done, MAX_IO_BYTES - (MAX_IO_BYTES % PAGE));
+      let count: number;
+      try {
+        count = readSync(this.directFd!, target, done, most, offset + done);
+      } catch (cause) {
+        // Some file systems open a file so and then do not read it so (larger sectors, data in the inode).
+        if ((cause as NodeJS.ErrnoException).code !== 'EINVAL') {
+          throw systemError(cause, {
+            path: this.name,
+            offset: offset + done,
+            length: most,
+            operation: 'read',
+          });
+        }
+        return done;
+      }
+      done += count;
+      // The end of the file, or a signal: the rest is read as ever, with its errors.
+      if (count % PAGE !== 0 || count === 0) return done;
+    }
+    return done;
   }
 
   write(offset: ByteOffset, source: Uint8Array): undefined {
@@ -193,14 +252,16 @@ export class FileUnit implements LogicalUnit {
   /** Not of a closed unit: its descriptor's number may be another file's by now. */
   handle(): UnitHandle {
     this.checkOpen('handle');
-    const { fd, name: path, size, identity, sparse, canWrite } = this;
-    return { kind: 'file', fd, path, size, identity, sparse, canWrite };
+    const { fd, directFd, name: path, size, identity, sparse, canWrite } = this;
+    return { kind: 'file', fd, directFd, path, size, identity, sparse, canWrite };
   }
 
   close(): undefined {
     if (this.closed) return;
     this.closed = true;
-    if (this.owned) this.call('close', undefined, undefined, () => closeSync(this.fd));
+    if (!this.owned) return;
+    if (this.directFd !== null) closeSync(this.directFd);
+    this.call('close', undefined, undefined, () => closeSync(this.fd));
   }
 
   /** Whether a file has fewer bytes than this. A block device keeps its size. */

@@ -69,6 +69,8 @@ export type UnitHandle =
   | {
       readonly kind: 'file';
       readonly fd: number;
+      /** The same file opened past the page cache; null where reads go through it. */
+      readonly directFd: number | null;
       readonly path: string;
       readonly size: ByteCount;
       readonly identity: string;

@@ -1,5 +1,5 @@
 /**
- * The door to the system calls that Node lacks: lseek(SEEK_DATA/SEEK_HOLE) and fallocate. koffi is an
+ * The door to the system calls that Node lacks: lseek(SEEK_DATA/SEEK_HOLE), fallocate, ioctl(FICLONE). koffi is an
  * optional dependency and loaded when first needed (about 8 ms): without it, on another system than 64-bit
  * Linux, or with DRIFTMAP_NO_NATIVE=1, every question is answered "unknown" and callers fall back.
  */
@@ -12,12 +12,18 @@ const SEEK_HOLE = 4;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const ENXIO = 6;
+/**
+ * Linux `_IOW(0x94, 9, int)`: bits of direction, size, type and number, which PowerPC packs in its own way
+ * (include/uapi/asm-generic/ioctl.h, arch/powerpc/include/uapi/asm/ioctl.h).
+ */
+const FICLONE = process.arch === 'ppc64' ? 0x80049409 : 0x40049409;
 /** Where `off_t` has 64 bits. Elsewhere `lseek` and `fallocate` would take an offset for another one. */
 const wide: readonly string[] = ['arm64', 'loong64', 'ppc64', 'riscv64', 's390x', 'x64'];
 
 interface Libc {
   lseek(fd: number, offset: number, whence: number): number;
   fallocate(fd: number, mode: number, offset: number, length: number): number;
+  ioctl(fd: number, request: number, kind: 'int', value: number): number;
   errno(): number;
 }
 
@@ -38,6 +44,7 @@ function open(): Libc | null {
     return {
       lseek: lib.func('int64_t lseek(int fd, int64_t offset, int whence)'),
       fallocate: lib.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
+      ioctl: lib.func('int ioctl(int fd, unsigned long request, ...)'),
       errno: () => koffi.errno(),
     };
   } catch {
@@ -66,4 +73,14 @@ export function seekHole(fd: number, offset: ByteOffset): ByteOffset | null {
 /** Gives a range's storage back, so that it reads as zeros. False when that cannot be done here. */
 export function punchHole(fd: number, offset: ByteOffset, length: ByteCount): boolean {
   return door()?.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) === 0;
+}
+
+/**
+ * Makes an empty file share all the storage of another (a reflink), until either is written.
+ * @returns 0 when it was done, else the system's error number; null where there is no native door
+ */
+export function cloneFile(from: number, to: number): number | null {
+  const libc = door();
+  if (libc === null) return null;
+  return libc.ioctl(to, FICLONE, 'int', from) === 0 ? 0 : libc.errno();
 }

@@ -32,7 +32,7 @@
 import { assert, DriftmapError } from '../base/errors.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { Cursor } from './cursor.ts';
-import { clip, type Extent, type ExtentMap, ExtentMapBuilder, isPacked, isZero, Kind } from './extent-map.ts';
+import { clip, type Extent, type ExtentMap, ExtentMapBuilder, isPacked, Kind } from './extent-map.ts';
 
 export interface ComposeOptions {
   /**
@@ -79,13 +79,20 @@ class Composer {
 
   compose(): ExtentMap {
     const { outer, builder } = this;
+    const { places } = outer;
     for (let index = 0; index < outer.count; index++) {
-      const extent = outer.extent(index);
-      const cursor = extent.place < 0 ? null : this.cursorOf(extent.unit);
-      if (cursor === null) builder.append(extent);
-      else if (isPacked(extent.kind)) this.appendPacked(extent, cursor);
-      else if (extent.kind === Kind.zero) this.appendZero(extent, cursor);
-      else this.appendData(extent, cursor);
+      const cursor = places[index]! < 0 ? null : this.cursorOf(outer.unitOf(index));
+      const kind = outer.kindOf(index);
+      if (cursor === null) {
+        if (isPacked(kind)) builder.append(outer.extent(index));
+        else this.appendAsIs(index, outer.startOf(index), places[index]!);
+      } else if (isPacked(kind)) {
+        this.appendPacked(outer.extent(index), cursor);
+      } else if (kind === Kind.zero) {
+        this.appendZero(index, cursor);
+      } else {
+        this.appendData(index, cursor);
+      }
     }
     return builder.finish();
   }
@@ -101,36 +108,64 @@ class Composer {
     return cursor;
   }
 
-  private appendData(extent: Extent, cursor: Cursor): void {
-    checkInside(extent, extent.length, cursor.map);
-    this.appendParts(extent, extent.length, cursor, false);
+  // The methods below are called a million times for a million extents: they pass numbers and make no objects.
+
+  /** Appends a plain outer extent from `offset` on, with nothing looked up. */
+  private appendAsIs(index: number, offset: ByteOffset, place: ByteOffset): void {
+    const { outer } = this;
+    const length = outer.endOf(index) - offset;
+    this.builder.appendPlain(
+      offset,
+      length,
+      outer.kindOf(index),
+      outer.unitOf(index),
+      place,
+      outer.depthOf(index),
+    );
+  }
+
+  private appendData(index: number, cursor: Cursor): void {
+    const { outer } = this;
+    const length = outer.endOf(index) - outer.startOf(index);
+    if (outer.placeOf(index) + length > cursor.map.size) {
+      checkInside(outer.extent(index), length, cursor.map);
+    }
+    this.appendParts(index, length, cursor, false);
   }
 
   /** A zero extent's place tells where it would be written: there need be nothing there yet. */
-  private appendZero(extent: Extent, cursor: Cursor): void {
-    const inside = Math.min(extent.length, Math.max(0, cursor.map.size - extent.place));
-    if (inside > 0) this.appendParts(extent, inside, cursor, true);
-    if (inside === extent.length) return;
-    const from = extent.offset + inside;
-    this.builder.append({ ...clip(extent, from, extent.offset + extent.length), place: -1 });
+  private appendZero(index: number, cursor: Cursor): void {
+    const { outer } = this;
+    const start = outer.startOf(index);
+    const length = outer.endOf(index) - start;
+    const inside = Math.min(length, Math.max(0, cursor.map.size - outer.placeOf(index)));
+    if (inside > 0) this.appendParts(index, inside, cursor, true);
+    if (inside < length) this.appendAsIs(index, start + inside, -1);
   }
 
-  /** Appends what the first `length` bytes of a placed, plain extent are in the inner map. */
-  private appendParts(extent: Extent, length: ByteCount, cursor: Cursor, asZero: boolean): void {
+  /** Appends what the first `length` bytes of a placed, plain outer extent are in the inner map. */
+  private appendParts(outerIndex: number, length: ByteCount, cursor: Cursor, asZero: boolean): void {
+    const { outer, builder } = this;
     const { map } = cursor;
-    const { place, depth } = extent;
+    const { starts } = map;
+    const place = outer.placeOf(outerIndex);
+    const depth = outer.depthOf(outerIndex);
     const end = place + length;
-    const moved = extent.offset - place;
-    for (let index = cursor.seek(place); index < map.count && map.startOf(index) < end; index++) {
-      const part = clip(map.extent(index), place, end);
-      const offset = part.offset + moved;
-      if (isZero(part.kind) || asZero) {
-        const { length, unit } = part;
-        const kept = isPacked(part.kind) ? -1 : part.place;
-        this.builder.append({ offset, length, kind: Kind.zero, unit, place: kept, depth });
+    const moved = outer.startOf(outerIndex) - place;
+    let at = place;
+    for (let index = cursor.seek(place); at < end; index++) {
+      const to = Math.min(starts[index + 1]!, end);
+      const kind = map.kindOf(index);
+      const packed = isPacked(kind);
+      if (packed && !asZero) {
+        builder.append({ ...clip(map.extent(index), at, to), offset: at + moved, depth });
       } else {
-        this.builder.append({ ...part, offset, depth });
+        const found = packed ? -1 : map.placeOf(index);
+        const inner = found < 0 ? -1 : found + (at - starts[index]!);
+        const result = asZero || kind !== Kind.data ? Kind.zero : Kind.data;
+        builder.appendPlain(at + moved, to - at, result, map.unitOf(index), inner, depth);
       }
+      at = to;
     }
   }
 

@@ -170,19 +170,23 @@ export class ExtentMap {
     }
   }
 
-  /** The same map for a table in which its units stand `by` places further on. */
-  withUnitsShifted(by: number): ExtentMap {
-    if (by === 0) return this;
+  /** The same map over another table, in which unit `n` of this map stands at `numbers[n]`. */
+  withUnits(numbers: readonly number[]): ExtentMap {
+    if (numbers.every((number, index) => number === index)) return this;
     const { starts, places, packed } = this;
     const tags = new Uint32Array(new SharedArrayBuffer(this.tags.byteLength));
     for (let index = 0; index < this.count; index++) {
-      const placed = places[index]! >= 0;
-      if (placed && this.unitOf(index) + by > TWELVE_BITS) {
-        throw new DriftmapError('limit', `expected at most ${TWELVE_BITS + 1} units`, {
-          offset: starts[index]!,
-        });
+      const tag = this.tags[index]!;
+      if (places[index]! < 0) {
+        tags[index] = tag;
+        continue;
       }
-      tags[index] = this.tags[index]! + (placed ? by << UNIT_SHIFT : 0);
+      const number = numbers[this.unitOf(index)]!;
+      if (number > TWELVE_BITS) {
+        const reason = `expected at most ${TWELVE_BITS + 1} units`;
+        throw new DriftmapError('limit', reason, { offset: starts[index]! });
+      }
+      tags[index] = ((tag & ~(TWELVE_BITS << UNIT_SHIFT)) | (number << UNIT_SHIFT)) >>> 0;
     }
     return new ExtentMap({ starts, places, tags, packed });
   }
@@ -284,6 +288,31 @@ export class ExtentMapBuilder {
     }
     const tag = (kind | (bits << CLUSTER_SHIFT) | (unit << UNIT_SHIFT) | (depth << DEPTH_SHIFT)) >>> 0;
     if (!this.continues(offset, tag, place, stored, skip)) this.push(offset, tag, place, stored, skip);
+    this.end = offset + length;
+  }
+
+  /**
+   * The same for an extent that is not compressed and whose fields come from a finished map, so that they are
+   * known to be sound: what composing and overlaying do millions of times. Nothing is allocated.
+   */
+  appendPlain(
+    offset: ByteOffset,
+    length: ByteCount,
+    kind: Kind,
+    unit: number,
+    place: ByteOffset,
+    depth: number,
+  ): void {
+    if (this.spent || offset !== this.end) {
+      throw refusal({ offset, length, kind, unit, place, depth }, this.end, this.spent);
+    }
+    const placed = place < 0 ? 0 : unit;
+    // Shifts can carry them too far.
+    if (placed > TWELVE_BITS || depth > TWELVE_BITS) {
+      checkTagFields({ offset, length, kind, unit, place, depth }, placed);
+    }
+    const tag = (kind | (placed << UNIT_SHIFT) | (depth << DEPTH_SHIFT)) >>> 0;
+    if (!this.continues(offset, tag, place, 0, 0)) this.push(offset, tag, place, 0, 0);
     this.end = offset + length;
   }
 

@@ -4,7 +4,7 @@
 
 import type { ByteOffset } from '../base/units.ts';
 import { Cursor } from './cursor.ts';
-import { clip, type Extent, type ExtentMap, ExtentMapBuilder, Kind } from './extent-map.ts';
+import { clip, type ExtentMap, ExtentMapBuilder, isPacked, Kind } from './extent-map.ts';
 
 /** What is added to the bottom map's unit indices and depths, so that they follow those of the top. */
 export interface OverlayShift {
@@ -32,29 +32,51 @@ export function overlay(top: ExtentMap, bottom: ExtentMap, shift: OverlayShift):
   const builder = new ExtentMapBuilder(top.count + 1);
   const below = new Cursor(bottom);
   for (let index = 0; index < top.count; index++) {
-    const extent = top.extent(index);
-    if (extent.kind !== Kind.unallocated || extent.offset >= bottom.size) {
-      builder.append(extent);
+    const start = top.startOf(index);
+    const kind = top.kindOf(index);
+    if (isPacked(kind)) {
+      builder.append(top.extent(index));
       continue;
     }
-    const end = extent.offset + extent.length;
-    const shown = Math.min(end, bottom.size);
-    appendShifted(builder, below, { from: extent.offset, to: shown }, shift);
-    if (shown < end) builder.append(clip(extent, shown, end));
+    const end = top.endOf(index);
+    const shown = kind === Kind.unallocated ? Math.min(end, bottom.size) : start;
+    if (shown > start) appendShifted(builder, below, start, shown, shift);
+    if (shown >= end) continue;
+    // Unallocated extents have no place that would have to move along.
+    const from = Math.max(start, shown);
+    builder.appendPlain(from, end - from, kind, top.unitOf(index), top.placeOf(index), top.depthOf(index));
   }
   return builder.finish();
 }
 
-/** Appends `[from, to)` of the map under the cursor, at the same offsets. */
+/** Appends `[from, to)` of the map under the cursor, at the same offsets. Makes no objects, but for compressed clusters. */
 function appendShifted(
   builder: ExtentMapBuilder,
   cursor: Cursor,
-  { from, to }: { from: ByteOffset; to: ByteOffset },
+  from: ByteOffset,
+  to: ByteOffset,
   shift: OverlayShift,
 ): void {
   const { map } = cursor;
-  for (let index = cursor.seek(from); index < map.count && map.startOf(index) < to; index++) {
-    const part: Extent = clip(map.extent(index), from, to);
-    builder.append({ ...part, unit: part.unit + shift.units, depth: part.depth + shift.depth });
+  let at = from;
+  for (let index = cursor.seek(from); at < to; index++) {
+    const end = Math.min(map.endOf(index), to);
+    const kind = map.kindOf(index);
+    const unit = map.unitOf(index) + shift.units;
+    const depth = map.depthOf(index) + shift.depth;
+    if (isPacked(kind)) {
+      builder.append({ ...clip(map.extent(index), at, end), unit, depth });
+    } else {
+      const place = map.placeOf(index);
+      builder.appendPlain(
+        at,
+        end - at,
+        kind,
+        unit,
+        place < 0 ? -1 : place + (at - map.startOf(index)),
+        depth,
+      );
+    }
+    at = end;
   }
 }

@@ -12,8 +12,8 @@ import { MAX_MEMORY_BYTES, WASM_PAGE } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { alignUp, humanSize } from '../base/units.ts';
 
-/** Cache lines and vectors start at multiples of this. */
-const ALIGNMENT = 64;
+/** Pages: what reads past the page cache are aligned to, and more than cache lines and vectors need. */
+const ALIGNMENT = 4096;
 
 /**
  * @param bytes at least so many; rounded up to whole 64 KiB pages
@@ -40,7 +40,7 @@ export function createSharedMemory(bytes: ByteCount, purpose: string): WebAssemb
   }
 }
 
-/** A part of a memory that is one worker's own. `pointer` is a multiple of 64 and never 0. */
+/** A part of a memory that is one worker's own. `pointer` is a multiple of 4096 and never 0. */
 export interface Slot {
   readonly memory: WebAssembly.Memory;
   readonly pointer: number;

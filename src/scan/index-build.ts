@@ -242,7 +242,9 @@ class IndexRun {
         port1.on('message', (report: PageReport) => inbox.receive(report));
         try {
           const { blockSize } = header;
-          const task = { control, disk: disk.handle(), blockSize, pages, refresh, slot, reports: port2 };
+          const { modules } = pool;
+          const shared = { control, disk: disk.handle(), blockSize, pages, refresh, modules };
+          const task = { ...shared, slot, reports: port2 };
           const outcome: TaskOutcome = await pool.run(task);
           if (outcome.error) throw DriftmapError.fromPlain(outcome.error);
           await inbox.received(outcome.reports);

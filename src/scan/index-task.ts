@@ -4,6 +4,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { ByteCount } from '../base/units.ts';
 import type { DiskHandle } from '../disk/virtual-disk.ts';
 import type { IndexHandle } from '../signature/index-file.ts';
+import type { KernelModules } from '../signature/kernels.ts';
 import type { Sampling } from './sampling.ts';
 import type { WorkerSlot } from './task.ts';
 
@@ -25,6 +26,7 @@ export interface IndexTask {
     readonly dirty: Uint32Array;
     readonly sampling: Sampling;
   } | null;
+  readonly modules: KernelModules;
   readonly slot: WorkerSlot;
   readonly reports: MessagePort;
 }

@@ -12,7 +12,7 @@ import { PageSigner } from './page-signer.ts';
 import { Side } from './side.ts';
 import { layOutSlot } from './slot-layout.ts';
 import type { TaskOutcome } from './task.ts';
-import { asOurs, workerSetup } from './worker-setup.ts';
+import { asOurs } from './worker-error.ts';
 
 const WORDS = PAGE_BLOCKS / 32;
 /** How long a thread sleeps before it looks again whether it was stopped. */
@@ -33,10 +33,11 @@ export default async function work(task: IndexTask): Promise<TaskOutcome> {
   return { reports, begunAt, error: error?.toPlain() ?? null };
 }
 
-async function makeReady({ control, disk, blockSize, refresh, slot }: IndexTask): Promise<PageSigner> {
+async function makeReady(task: IndexTask): Promise<PageSigner> {
+  const { control, disk, blockSize, modules, refresh, slot } = task;
   const layout = layOutSlot(slot.pointer, blockSize);
   const key = `pool ${slot.memoryId} ${slot.index}`;
-  const kernels = kernelsOver(key, workerSetup().modules, slot.memory, layout.scratch);
+  const kernels = kernelsOver(key, modules, slot.memory, layout.scratch);
   return new PageSigner({
     side: new Side(attachDisk(disk)),
     blockSize,

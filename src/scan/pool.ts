@@ -11,10 +11,11 @@ import { DriftmapError } from '../base/errors.ts';
 import { MAX_WORKERS } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
-import { loadKernels } from '../signature/kernels.ts';
+import { loadKernels } from '../signature/kernel-builds.ts';
+import type { KernelModules } from '../signature/kernels.ts';
 import type { IndexTask } from './index-task.ts';
 import { slotBytes } from './slot-layout.ts';
-import type { ScanTask, TaskOutcome, WorkerSetup, WorkerSlot } from './task.ts';
+import type { ScanTask, TaskOutcome, WorkerSlot } from './task.ts';
 
 /** Threads load compiled code only: from the sources (under a test runner) the built worker beside them is used. */
 const built = new URL(import.meta.url.endsWith('.ts') ? '../../dist/scan/' : './', import.meta.url);
@@ -32,6 +33,8 @@ let memories = 0;
 
 export class ScanPool {
   readonly workers: number;
+  /** For tasks. */
+  readonly modules: KernelModules;
   private readonly piscina: Piscina<ScanTask | IndexTask, TaskOutcome>;
   private arena: { readonly slots: SlotArena; readonly bytes: ByteCount; readonly id: number } | null = null;
 
@@ -40,7 +43,6 @@ export class ScanPool {
       throw new DriftmapError('argument', `expected 1 to ${MAX_WORKERS} workers, got ${workers}`);
     }
     this.workers = workers;
-    const workerData: WorkerSetup = { modules: loadKernels() };
     this.piscina = new Piscina({
       filename: workerFile,
       minThreads: workers,
@@ -49,8 +51,14 @@ export class ScanPool {
       recordTiming: false,
       // A waiting thread sleeps on shared memory: the quickest wake-up, and a task brings all that it needs.
       atomics: 'sync',
-      workerData,
     });
+    try {
+      // While the threads start.
+      this.modules = loadKernels();
+    } catch (cause) {
+      this.close().catch(() => undefined);
+      throw cause;
+    }
   }
 
   /** The slots of a scan with such blocks: the same memory from scan to scan, replaced only when blocks outgrow it. */

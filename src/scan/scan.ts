@@ -262,6 +262,7 @@ class ScanRun {
             algorithm: algorithm.name,
             key,
             indexes: this.indexes?.task ?? null,
+            modules: pool.modules,
             slot,
             reports: port2,
             ...handles,

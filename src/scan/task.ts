@@ -7,11 +7,6 @@ import type { KernelModules } from '../signature/kernels.ts';
 import type { ScanPlan } from './plan.ts';
 import type { ScanIndexes } from './scan-indexes.ts';
 
-/** Given to every thread of a pool once. */
-export interface WorkerSetup {
-  readonly modules: KernelModules;
-}
-
 /**
  * Int32 cells on shared memory. `next` is the first range that nobody took, `stop` ends all workers at
  * their next piece.
@@ -44,6 +39,7 @@ export interface ScanTask {
   readonly replica: DiskHandle;
   /** Signature indexes of either side; null where there are none. */
   readonly indexes: ScanIndexes | null;
+  readonly modules: KernelModules;
   readonly slot: WorkerSlot;
   readonly reports: import('node:worker_threads').MessagePort;
 }

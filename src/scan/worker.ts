@@ -6,11 +6,12 @@
 import type { DriftmapError } from '../base/errors.ts';
 import { attachDisk } from '../disk/attach.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
+import { IndexedComparer } from './indexed-comparer.ts';
 import { RangeComparer } from './range-comparer.ts';
 import { type ComparedRange, RangeReporter } from './reporter.ts';
 import { Side } from './side.ts';
 import { Control, type ScanTask, type TaskOutcome } from './task.ts';
-import { asOurs, workerSetup } from './worker-setup.ts';
+import { asOurs } from './worker-error.ts';
 
 interface Comparer extends ComparedRange {
   compare(range: number): Promise<boolean>;
@@ -33,16 +34,13 @@ export default async function work(task: ScanTask): Promise<TaskOutcome> {
 }
 
 async function makeReady(task: ScanTask): Promise<Comparer> {
-  const { control, plan, compare, key, slot } = task;
-  const { modules } = workerSetup();
+  const { control, plan, compare, key, modules, slot } = task;
   const production = new Side(attachDisk(task.production));
   const replica = new Side(attachDisk(task.replica));
   const algorithm = algorithmByName(task.algorithm);
   const stopped = () => Atomics.load(control, Control.stop) !== 0;
   const setup = { plan, compare, algorithm, key, modules, slot, stopped, production, replica };
-  if (task.indexes === null) return RangeComparer.create(setup);
-  const { IndexedComparer } = await import('./indexed-comparer.ts');
-  return IndexedComparer.create(setup, task.indexes);
+  return task.indexes === null ? RangeComparer.create(setup) : IndexedComparer.create(setup, task.indexes);
 }
 
 async function pullRanges(

@@ -37,7 +37,7 @@ function slowed(factor: number, name: RegExp): BenchResult {
 function driftmap(...args: string[]): { status: number | null; stdout: string; stderr: string } {
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
-    [join(root, 'dist', 'cli', 'main.js'), 'bench', ...args],
+    [join(root, 'dist', 'lib', 'main.js'), 'bench', ...args],
     { encoding: 'utf8' },
   );
   return { status, stdout, stderr };

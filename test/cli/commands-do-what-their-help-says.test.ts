@@ -220,12 +220,12 @@ describe('trouble', () => {
   });
 
   it('is not a reader that leaves before the answer: the status still says different', () => {
-    const command = `"${process.execPath}" dist/cli/main.js scan "${path('a.raw')}" "${path('b.raw')}" --all | true; echo "\${PIPESTATUS[0]}"`;
+    const command = `"${process.execPath}" dist/lib/main.js scan "${path('a.raw')}" "${path('b.raw')}" --all | true; echo "\${PIPESTATUS[0]}"`;
     expect(spawnSync('bash', ['-c', command], { cwd: root, encoding: 'utf8' }).stdout.trim()).toBe('1');
   });
 
   it('is a full disk under the messages, and is still 2', () => {
-    const command = `"${process.execPath}" dist/cli/main.js scan /nowhere/a /nowhere/b 2> /dev/full`;
+    const command = `"${process.execPath}" dist/lib/main.js scan /nowhere/a /nowhere/b 2> /dev/full`;
     expect(spawnSync('bash', ['-c', command], { cwd: root }).status).toBe(2);
   });
 
@@ -254,7 +254,7 @@ describe('trouble', () => {
   it('is a full disk under the output', () => {
     const { status } = spawnSync(
       'sh',
-      ['-c', `"${process.execPath}" dist/cli/main.js map "${path('a.raw')}" > /dev/full`],
+      ['-c', `"${process.execPath}" dist/lib/main.js map "${path('a.raw')}" > /dev/full`],
       { cwd: root },
     );
     expect(status).toBe(2);

@@ -22,11 +22,26 @@ it('an address is units and steps; a file of that name is the file', () => {
     units: ['/a:b/c'],
     steps: [{ table: 'mbr' }, { table: 'gpt' }],
   });
+  expect(parseAddress('lu0:gpt2/lvm:vg/lv/ext3:/a//b/./c:d')).toMatchObject({
+    steps: [{}, {}, { kind: 'file', fileSystem: 'ext4', path: '/a/b/c:d', text: 'ext4:/a/b/c:d' }],
+  });
+  expect(parseAddress('lu0:ntfs:/gpt1/lvm:a/b')).toMatchObject({
+    steps: [{ fileSystem: 'ntfs', path: '/gpt1/lvm:a/b' }],
+  });
   for (const plain of ['vm.raw', 'C:/vm.raw', 'a:b', 'gpt2', ':gpt2', 'nbd://host'])
     expect(parseAddress(plain)).toBeNull();
   writeFileSync(path('odd:gpt1'), '');
   expect(parseAddress(path('odd:gpt1'))).toBeNull();
-  for (const bad of ['a:gpt0', 'a:gpt2/nonsense', 'a:lvm:only', 'a:gpt2x', `a:${'gpt1/'.repeat(17)}gpt1`]) {
+  for (const bad of [
+    'a:gpt0',
+    'a:gpt2/nonsense',
+    'a:lvm:only',
+    'a:gpt2x',
+    'a:xfs:b',
+    'a:xfs:/',
+    'a:xfs:/b/',
+    `a:${'gpt1/'.repeat(17)}gpt1`,
+  ]) {
     expect(() => parseAddress(bad)).toThrow(/expected/);
   }
 });

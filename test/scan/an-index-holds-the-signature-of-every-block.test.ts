@@ -113,7 +113,8 @@ describe('an index', () => {
 });
 
 describe('an index that cannot be finished', () => {
-  const made = { size: 2 ** 21, bytes: new Uint8Array(2 ** 21).fill(3) };
+  /** Several reads, also of large pieces. */
+  const made = { size: 2 ** 23, bytes: new Uint8Array(2 ** 23).fill(3) };
 
   async function leavesTheOldOne(
     act: (of: LogicalUnit, target: string) => Promise<unknown>,

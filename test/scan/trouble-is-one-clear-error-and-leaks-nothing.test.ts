@@ -210,7 +210,7 @@ describe('a scanner', () => {
 
   it('can be closed while its threads are starting', () => {
     // In a process of its own: what went wrong here was that the process aborted.
-    const library = new URL('../../dist/index.js', import.meta.url).href;
+    const library = new URL('../../dist/lib/index.js', import.meta.url).href;
     const code = `import { createScanner } from ${JSON.stringify(library)};
       for (let i = 0; i < 8; i++) await createScanner({ workers: 3 }).close();`;
     const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', code], {

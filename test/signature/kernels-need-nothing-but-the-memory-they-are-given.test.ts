@@ -8,7 +8,8 @@ import { describe, expect, it } from 'vitest';
 import { KERNEL_SCRATCH_BYTES } from '../../src/base/limits.ts';
 import { SlotArena } from '../../src/memory/shared-memory.ts';
 import { algorithmByName, algorithms } from '../../src/signature/algorithm.ts';
-import { Kernels, loadKernels } from '../../src/signature/kernels.ts';
+import { loadKernels } from '../../src/signature/kernel-builds.ts';
+import { Kernels } from '../../src/signature/kernels.ts';
 
 const folder = fileURLToPath(new URL('../../dist/wasm/', import.meta.url));
 const files = readdirSync(folder).filter((file) => file.endsWith('.wasm'));
@@ -127,15 +128,15 @@ describe('loading', () => {
     const copy = mkdtempSync(join(tmpdir(), 'driftmap-test-'));
     try {
       writeFileSync(join(copy, 'package.json'), '{"type":"module"}');
-      for (const part of ['base', 'signature', 'wasm'])
+      for (const part of ['base', 'memory', 'signature', 'wasm'])
         cpSync(join(folder, '..', part), join(copy, part), { recursive: true });
-      spoil(join(copy, 'wasm', 'blake3.wasm'));
+      spoil(join(copy, 'wasm', 'xxh3.wasm'));
       const script = `
         const { loadKernels } = await import(process.argv[1]);
         try { loadKernels(); } catch ({ name, kind, message, path }) {
           console.log(JSON.stringify({ name, kind, message, path }));
         }`;
-      const kernels = pathToFileURL(join(copy, 'signature', 'kernels.js')).href;
+      const kernels = pathToFileURL(join(copy, 'signature', 'kernel-builds.js')).href;
       const { stdout, stderr } = spawnSync(
         process.execPath,
         ['--input-type=module', '--eval', script, kernels],
@@ -155,7 +156,7 @@ describe('loading', () => {
   ])('ends for %s in an error that names it and says what to do', (_, spoil) => {
     const error = load(spoil);
     expect(error).toMatchObject({ name: 'DriftmapError', kind: 'internal' });
-    expect(error.path).toMatch(/blake3\.wasm$/);
+    expect(error.path).toMatch(/xxh3\.wasm$/);
     expect(error.message).toMatch(/npm run build/);
   });
 });

@@ -25,13 +25,15 @@ export interface Volume {
   /** `linear`, `striped`, `thin`, or what is not read: `raid1`, `cache` … */
   readonly kind: string;
   readonly size: ByteCount;
+  /** Indices of the units that hold the group's physical volumes. */
+  readonly places: readonly number[];
   /** @throws DriftmapError `unsupported` for a kind that is not read, `not-found` where a physical volume is missing */
   map(): Promise<ExtentMap>;
 }
 
 /** A regular file in a file system. */
 export interface FileEntry {
-  /** Absolute, with `/` between its parts. */
+  /** Absolute, with `/` between its parts, and without symbolic links in it: where the file is, however it was asked for. */
   readonly path: string;
   readonly size: ByteCount;
   /** For listings: `thin`, `thick` … where the file system tells such classes. */

@@ -39,7 +39,7 @@ export async function readVolumeGroups(units: readonly LogicalUnit[]): Promise<V
   for (const { group, path } of finder.newest()) {
     const mapper = new VolumeMapper(group, units, finder.unitsByUuid, path);
     try {
-      volumes.push(...volumesOf(group, mapper));
+      volumes.push(...volumesOf(group, mapper, finder.placesOf(group)));
     } catch (error) {
       finder.warnings.push(messageOfDamage(error));
     }
@@ -47,7 +47,7 @@ export async function readVolumeGroups(units: readonly LogicalUnit[]): Promise<V
   return { volumes, warnings: finder.warnings };
 }
 
-function volumesOf(group: VolumeGroup, mapper: VolumeMapper): Volume[] {
+function volumesOf(group: VolumeGroup, mapper: VolumeMapper, places: readonly number[]): Volume[] {
   const volumes: Volume[] = [];
   for (const volume of group.logical.values()) {
     if (!volume.visible) continue;
@@ -56,6 +56,7 @@ function volumesOf(group: VolumeGroup, mapper: VolumeMapper): Volume[] {
       name: volume.name,
       kind: kindOf(group, volume),
       size: volume.extents * group.extentSize,
+      places,
       map: () => mapper.map(volume.name),
     });
   }
@@ -88,6 +89,12 @@ class GroupFinder {
       this.unitsByUuid.set(volume.uuid, index);
     }
     await this.readAreas(unit, volume);
+  }
+
+  /** Units that hold physical volumes of a group, in the order of its metadata; `twice` is none. */
+  placesOf(group: VolumeGroup): number[] {
+    const units = [...group.physical.values()].map(({ uuid }) => this.unitsByUuid.get(uuid));
+    return units.filter((unit) => typeof unit === 'number');
   }
 
   /** Of each group what counts. Groups of one name would have one address, so the user hears of them. */
