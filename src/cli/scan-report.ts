@@ -62,10 +62,18 @@ export function* rangesAsJson(ranges: Iterable<ByteRange>, separator = ''): Gene
   yield `${piece}]`;
 }
 
+export interface ReportOptions {
+  /** Every range, not only the first twenty. */
+  readonly all?: boolean | undefined;
+  /** Which indexes the scan was given. */
+  readonly productionIndex?: readonly string[] | undefined;
+  readonly replicaIndex?: readonly string[] | undefined;
+}
+
 export function describeScan(
   result: ScanResult,
   names: ScanNames,
-  { all = false }: { all?: boolean | undefined },
+  { all = false, ...options }: ReportOptions,
 ): string {
   const { size, blockSize, blocks, markedBlocks, bitmap } = result;
   const rate =
@@ -89,7 +97,7 @@ export function describeScan(
   );
   if (result.skippedBytes > 0)
     lines.push(line('skipped', `${humanSize(result.skippedBytes)} known to be zero on both sides`));
-  if (result.indexedBytes > 0) lines.push(line('indexes', fromIndexes(result)));
+  if (options.productionIndex || options.replicaIndex) lines.push(line('indexes', fromIndexes(result)));
   if (!bitmap.complete) lines.push(line('looked at', `${bitmap.coveredBlocks} of ${blocks} blocks`));
   if (markedBlocks === 0) {
     lines.push(line('result', paint('green', bitmap.complete ? 'equal' : 'equal where looked at')));

@@ -7,9 +7,18 @@ import { openDisk } from '../../src/disk/open.ts';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
 import { buildIndex } from '../../src/scan/index-build.ts';
 import { createScanner } from '../../src/scan/scan.ts';
-import { openIndex } from '../../src/signature/index-file.ts';
-import { temporary } from '../tools.ts';
-import { contentsOfSpec, type DiskSpec, diskSpec, type Indexing, indexesOf, writeSpec } from './indexes.ts';
+import { openIndex, type SignatureIndex } from '../../src/signature/index-file.ts';
+import { unpack } from '../disk/images.ts';
+import { corpus, describeWith, temporary } from '../tools.ts';
+import {
+  changeByte,
+  contentsOfSpec,
+  type DiskSpec,
+  diskSpec,
+  type Indexing,
+  indexesOf,
+  writeSpec,
+} from './indexes.ts';
 import { blocksOf, differingBlocks } from './pairs.ts';
 
 const root = temporary();
@@ -147,5 +156,32 @@ describe('a scan with indexes', () => {
     expect(within.bitmap.coveredBlocks).toBe(whole.markedBlocks);
     expect([resumed.readBytes, within.readBytes]).toEqual([0, 0]);
     for (const thing of [...productionIndex, ...replicaIndex, production, replica]) await thing.close();
+  });
+});
+
+describeWith(['corpus'], 'a scan of a qcow2 image in a file system on a volume on two units', () => {
+  it('reads nothing where both units and the copy have an index, and finds the one block that differs', async () => {
+    const blockSize = 4096;
+    const names = ['lu0.img', 'lu1.img', 'base.raw'];
+    for (const name of names)
+      unpack(join(corpus!, 'generated', name === 'base.raw' ? '' : 'lu', `${name}.gz`), join(root, name));
+    changeByte(join(root, 'base.raw'), 5_000_000);
+    const indexes: SignatureIndex[] = [];
+    for (const name of names) {
+      const of = openFileUnit(join(root, name));
+      await buildIndex({ of, path: join(root, `${name}.sig`), blockSize, workers: 2 });
+      indexes.push(openIndex(join(root, `${name}.sig`)));
+      of.close();
+    }
+    const address = `${join(root, 'lu0.img')},${join(root, 'lu1.img')}:gpt2/lvm:vglu/lin/ext4:/disk.qcow2`;
+    const production = await openDisk(address);
+    const replica = await openDisk(join(root, 'base.raw'), { format: 'raw' });
+    const common = { production, replica, blockSize, signature: 'blake3' } as const;
+    const [lu0, lu1, copy] = indexes as [SignatureIndex, SignatureIndex, SignatureIndex];
+    const result = await scanner.scan({ ...common, productionIndex: [lu0, lu1], replicaIndex: copy });
+    expect(blocksOf(result.bitmap.runs())).toEqual([Math.floor(5_000_000 / blockSize)]);
+    expect(result.readBytes).toBe(0);
+    expect(result.bitmap.equals((await scanner.scan(common)).bitmap)).toBe(true);
+    for (const thing of [...indexes, production, replica]) await thing.close();
   });
 });
