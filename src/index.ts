@@ -9,6 +9,9 @@ export { loadBitmap, saveBitmap } from './bitmap/drift-file.ts';
 export { LiveMarks, type LiveMarksHandle } from './bitmap/live-marks.ts';
 export { type BitmapHeader, type DiskStamp, SyncBitmap } from './bitmap/sync-bitmap.ts';
 export { type BlockStatus, blockStatus } from './disk/block-status.ts';
+export { type ExplainedLayer, explain } from './disk/explain.ts';
+export { type Finding, type FoundDisk, findDisks, type SearchOptions } from './disk/finder.ts';
+export { type LocatedRun, locate } from './disk/locate.ts';
 export { type OpenDiskOptions, openDisk } from './disk/open.ts';
 export {
   type ImportBitmapOptions,
@@ -22,6 +25,7 @@ export { type ArrayImage, type ArrayImageOptions, createArrayImage } from './lu/
 export { openFileUnit } from './lu/file-unit.ts';
 export { type Delay, delayUnit, type Fault, faultUnit, type LogEntry, logUnit } from './lu/filters.ts';
 export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
+export { snapshotFile } from './lu/snapshot.ts';
 export { compose } from './mapping/compose.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
 export {

@@ -9,6 +9,7 @@ import {
   accessSync,
   constants,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
@@ -66,6 +67,27 @@ function attachesOnce(): boolean {
   }
 }
 
+let mounts: boolean | undefined;
+/** Whether this kernel mounts XFS from a file: it takes loop devices, mkfs.xfs, and a kernel with XFS. */
+function mountsXfs(): boolean {
+  mounts ??= hasLoopDevices() && tool('mkfs.xfs') !== null && mountsOnce();
+  return mounts;
+}
+
+function mountsOnce(): boolean {
+  const folder = mkdtempSync(join(tmpdir(), 'driftmap-mount-'));
+  try {
+    const image = join(folder, 'image');
+    spawnSync('truncate', ['-s', '300M', image]);
+    if (spawnSync('mkfs.xfs', ['-q', image]).status !== 0) return false;
+    mkdirSync(join(folder, 'at'));
+    if (spawnSync('mount', ['-t', 'xfs', '-o', 'loop', image, join(folder, 'at')]).status !== 0) return false;
+    return spawnSync('umount', [join(folder, 'at')]).status === 0;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 interface Need {
   readonly title: string;
   readonly met: () => boolean;
@@ -78,10 +100,11 @@ function needOf(name: string): Need {
     return { title: 'the sample disks (../shared/corpus)', met: () => corpus !== null, required: true };
   }
   if (name === 'loop devices') return { title: name, met: hasLoopDevices, required: false };
+  if (name === 'mounted XFS') return { title: name, met: mountsXfs, required: false };
   return { title: name, met: () => tool(name) !== null, required: true };
 }
 
-/** `needs`: names of commands, `corpus` for the sample disks, `loop devices`. */
+/** `needs`: names of commands, `corpus` for the sample disks, `loop devices`, `mounted XFS`. */
 export function describeWith(needs: readonly string[], title: string, body: () => void): void {
   const missing = needs.map(needOf).filter((need) => !need.met());
   if (missing.length === 0) {

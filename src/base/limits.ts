@@ -145,8 +145,8 @@ export const VMDK_MAX_GRAIN_BYTES = 1 * GiB;
 export const VMDK_MAX_PACKED_GRAIN_BYTES = 16 * MiB;
 
 // File systems: XFS
-/** Pieces of metadata kept, of 64 KiB each: the inodes and directory blocks that a listing goes back and forth between. */
-export const XFS_CACHED_PIECES = 64;
+/** Pieces of metadata kept, of 64 KiB each: 16 MiB hold the inodes of 32,768 files, which a listing goes back and forth between. */
+export const XFS_CACHED_PIECES = 256;
 /** Levels of an extent tree: the Linux driver's cap (XFS_BTREE_MAXLEVELS); a thousand million extents take five. */
 export const XFS_MAX_TREE_DEPTH = 9;
 /** Directories in one another: a path of 4095 bytes, the longest that Linux takes, goes through 2047. */
@@ -169,9 +169,9 @@ export const NTFS_MAX_ATTRIBUTE_LIST_BYTES = 256 * KiB;
 export const NTFS_MAX_INDEX_DEPTH = 32;
 /** Characters of one path: Windows' own cap. It also ends directories that lead on and on. */
 export const NTFS_MAX_PATH = 32767;
-/** Metadata is read in pieces of this size, and so many of the last ones are kept of each stream. */
+/** Metadata is read in pieces of this size, and so many of the last ones are kept of a stream: a folder of 100,000 files. */
 export const NTFS_PIECE_BYTES = 64 * KiB;
-export const NTFS_PIECES_KEPT = 32;
+export const NTFS_PIECES_KEPT = 256;
 /** Entries of a directory whose MFT records are read in one sweep: sweeping reads the MFT in its own order. */
 export const NTFS_LISTING_BATCH = 8192;
 

@@ -16,7 +16,7 @@ export function defineMap(program: Command): void {
     .command('map')
     .summary("show where a disk's bytes lie")
     .description("Prints a disk's extent map: which runs hold data, and where on which file they lie.")
-    .argument('<disk>', 'an image or a block device')
+    .argument('<disk>', 'an image, a block device, or an address (see scan --help)')
     .option(
       '--json',
       'print the runs as a JSON array, with the keys of qemu-img map and "unit", the file they lie in',
@@ -29,6 +29,7 @@ export function defineMap(program: Command): void {
 Examples:
   driftmap map vm.qcow2
   driftmap map vm.qcow2 --json | jq '.[] | select(.data)'
+  driftmap map lu0.img,lu1.img:gpt2/lvm:vg/images/ext4:/vm.qcow2
 ${explainExits}`,
     )
     .action(runMap);

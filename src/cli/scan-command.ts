@@ -111,9 +111,10 @@ Signature indexes (driftmap index) spare the reading of what they hold. They are
 is too, in blocks of the index's size. One that is of another disk, older than the last write, or damaged is refused:
   driftmap scan vm.qcow2 copy.raw --production-index vm.sig --replica-index copy.sig --sample 1%
 
-Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a step is gptN, mbrN or
-lvm:GROUP/VOLUME:
+Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a step is gptN, mbrN,
+lvm:GROUP/VOLUME or, last, a file: ext4:/PATH, xfs:/PATH, vmfs:/PATH, ntfs:/PATH (driftmap disks finds them):
   driftmap scan vm.raw lu0.img,lu1.img:gpt2/lvm:vg/vm --replica-format raw
+  driftmap scan /dev/mapper/lun0:gpt1/vmfs:/vm/vm.vmdk lu0.img:gpt2/ext4:/vm.qcow2
 ${explainExits}`,
     )
     .action(runScan);

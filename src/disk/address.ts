@@ -60,7 +60,9 @@ export function parseAddress(text: string): Address | null {
   if (existsSync(text)) return null;
   const colon = /:(?=(?:gpt|mbr)\d|lvm:|(?:ext[234]|xfs|vmfs|ntfs):)/.exec(text);
   if (colon === null || colon.index === 0) return null;
-  const units = text.slice(0, colon.index).split(',');
+  const before = text.slice(0, colon.index);
+  // A comma may also be part of a name.
+  const units = existsSync(before) ? [before] : before.split(',');
   const steps: Step[] = [];
   let rest = text.slice(colon.index + 1);
   while (rest !== '') {

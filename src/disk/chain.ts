@@ -20,7 +20,7 @@ import { loadVhd } from './formats/vhd.ts';
 import { loadVhdx } from './formats/vhdx.ts';
 import { loadVmdk } from './formats/vmdk.ts';
 import type { Layer } from './mapped-disk.ts';
-import { openPlace, type Place } from './places.ts';
+import { type OpenedPlace, openPlace, type Place } from './places.ts';
 import {
   type FormatChoice,
   guessedFormat,
@@ -87,6 +87,7 @@ export class ChainOpener {
   readonly parts: string[] = [];
   private readonly allowOutside: boolean;
   private readonly seen = new Set<string>();
+  private place: OpenedPlace | null = null;
 
   constructor(allowOutside: boolean) {
     this.allowOutside = allowOutside;
@@ -105,6 +106,7 @@ export class ChainOpener {
       await last.backing.check?.(image.unit);
       last = await this.load(image);
     }
+    this.place?.checkUnchanged();
     return chain;
   }
 
@@ -138,8 +140,9 @@ export class ChainOpener {
       return { unit, path: source, home: hostFolder(dirname(source)) };
     }
     const place = await openPlace(address, this.owned, this.warnings);
+    this.place = place;
     this.refuseLoop(place.unit, source);
-    return { ...place, path: place.unit.name };
+    return { unit: place.unit, home: place.home, path: place.unit.name };
   }
 
   private async openBacking(

@@ -8,6 +8,7 @@
 import { dirname, extname } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_FOUND_FILES } from '../base/limits.ts';
+import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ChainOpener } from './chain.ts';
 import type { FileEntry } from './containers/container.ts';
@@ -38,7 +39,8 @@ export class FileSearch {
   /** A unit that is an image. */
   async *unit(unit: LogicalUnit): AsyncGenerator<Finding, undefined> {
     const { name: path } = unit;
-    yield* this.told([await this.look({ path, home: hostFolder(dirname(path)), open: async () => unit })]);
+    const open = async () => openFileUnit(path);
+    yield* this.told([await this.look({ path, home: hostFolder(dirname(path)), open })]);
     return undefined;
   }
 
@@ -67,6 +69,7 @@ export class FileSearch {
     const { warnings, parts } = opener;
     try {
       const unit = await reference.open();
+      opener.owned.push(unit);
       const choice = await this.choose(unit, reference.path, warnings);
       if (choice === null) return { finding: null, warnings, parts };
       const image = await opener.openAlone({ ...reference, open: async () => unit }, choice);

@@ -54,7 +54,11 @@ export async function* findDisks(
   const units: LogicalUnit[] = [];
   try {
     for (const path of new Set(paths)) units.push(openFileUnit(path));
+    const generations = units.map((unit) => unit.generation());
     yield* new Search(units, options).run();
+    const changed = units.filter((unit, index) => unit.generation() !== generations[index]);
+    const why = 'was written while it was searched: what was found may be gone, or torn; search a snapshot';
+    yield* told(changed.map(({ name }) => `${name}: ${why}`));
   } finally {
     const pending = closeAll(units);
     if (pending) await pending;

@@ -19,18 +19,29 @@ export interface Place {
   readonly home: Home;
 }
 
+/** A place, and whether the tables that lead to it were true all the while. */
+export interface OpenedPlace extends Place {
+  /** @throws DriftmapError `io` where a file system's unit was written since it was opened */
+  checkUnchanged(): void;
+}
+
 /**
  * Opens the place that an address means. Every unit opened is handed to `owned` at once, so that a failure
  * halfway leaves nothing open.
  * @throws DriftmapError `not-found` for a partition, volume, file system or file that is not there, and what
  *   reading throws
  */
-export async function openPlace(address: Address, owned: LogicalUnit[], warnings: string[]): Promise<Place> {
+export async function openPlace(
+  address: Address,
+  owned: LogicalUnit[],
+  warnings: string[],
+): Promise<OpenedPlace> {
   const units = address.units.map((path) => {
     const unit = openFileUnit(path);
     owned.push(unit);
     return unit;
   });
+  const generations = units.map((unit) => unit.generation());
   const walk = new Walk(units, warnings);
   let here: Place = { unit: units[0]!, home: nowhere };
   let name = address.units.join(',');
@@ -39,7 +50,16 @@ export async function openPlace(address: Address, owned: LogicalUnit[], warnings
     here = await walk.follow(step, here.unit, name);
     name += step.text;
   }
-  return here;
+  const checkUnchanged = () => {
+    // Partitions and volumes seldom move under a disk that is in use; files do all the time.
+    if (address.steps.at(-1)?.kind !== 'file') return;
+    const changed = units.find((unit, index) => unit.generation() !== generations[index]);
+    if (changed === undefined) return;
+    const reason =
+      'changed while its tables were read: open a snapshot of it, or when nobody writes to it (docs/SNAPSHOTS.md)';
+    throw new DriftmapError('io', reason, { path: changed.name, operation: 'open' });
+  };
+  return { ...here, checkUnchanged };
 }
 
 class Walk {

@@ -13,7 +13,7 @@ import { extname } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { DETECT_BYTES, type Detected, detectFooter, detectHead, FOOTER_BYTES } from './formats/detect.ts';
-import { ViewUnit } from './view-unit.ts';
+import { isFileInside, ViewUnit } from './view-unit.ts';
 
 /** Every format that is read, with the names that its files have and that confirm a guess. */
 const names = {
@@ -83,7 +83,7 @@ export async function guessedFormat(unit: LogicalUnit, name: string, isFile: boo
 
 /** A device's name, or the address of a partition or a volume, says nothing of what is there. */
 export function isPlainFile(unit: LogicalUnit): boolean {
-  if (unit instanceof ViewUnit) return unit.origin?.layer === 'file';
+  if (unit instanceof ViewUnit) return isFileInside(unit);
   const file = unit.handle();
   return file.kind === 'file' && file.sparse;
 }

@@ -144,13 +144,15 @@ export interface ViewStep extends Omit<ViewOrigin, 'storage'> {
 
 /**
  * A view of part of `parents`: its map is led through to the units below. Its identity is that of the parents
- * that it lies on, whichever others were named beside them, and the step, which tells this part from every other.
+ * that it lies on, in whichever order and beside whichever others they were named, and the step, which tells
+ * this part from every other.
  * @throws DriftmapError `malformed` where the map leads out of a parent
  */
 export function viewOver({ name, layer, step, map, parents, storage }: ViewStep): ViewUnit {
   const { units, inner } = unitsBelow(parents);
   const used = parents.filter((_, index) => isUsed(map, index));
-  const identity = `${used.map((parent) => parent.identity).join('+')}/${step}`;
+  const identities = used.map((parent) => parent.identity).sort();
+  const identity = `${identities.join('+')}/${step}`;
   const origin: ViewOrigin = { layer, step, map, parents, storage: storage ?? null };
   try {
     return new ViewUnit({ name, map: compose(map, inner), units, identity, origin });
@@ -195,6 +197,11 @@ export function flattened(
   const { units: below, inner } = unitsBelow(units);
   const view = units.map((unit) => (unit instanceof ViewUnit ? below.length + views.indexOf(unit) : null));
   return { map: compose(map, inner, { view }), units: [...below, ...views] };
+}
+
+/** Whether a unit is a file of a file system inside units: where it lies may change with every write to those. */
+export function isFileInside(unit: LogicalUnit): boolean {
+  return unit instanceof ViewUnit && unit.origin?.layer === 'file';
 }
 
 /** A map that is wrong or grows too large knows no path. */

@@ -21,7 +21,7 @@ import { Cursor } from '../mapping/cursor.ts';
 import { SignatureIndex } from '../signature/index-file.ts';
 import { type IndexHeader, type IndexSubject, PAGE_BLOCKS } from '../signature/index-table.ts';
 import { IndexWriter } from '../signature/index-writer.ts';
-import { vouchesForNothing } from './generation.ts';
+import { checkUnchangedSinceOpened, vouchesForNothing } from './generation.ts';
 import { IndexControl, type PageReport } from './index-task.ts';
 import { checkBlockSize } from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
@@ -120,11 +120,7 @@ async function subjectOf(of: LogicalUnit | VirtualDisk): Promise<Subject> {
   if (of === undefined || of === null || typeof of.generation !== 'function')
     throw new DriftmapError('argument', 'expected a logical unit or a disk from openDisk as of');
   if ('map' in of && 'openedGeneration' in of) {
-    if (of.format !== 'raw' && of.generation() !== of.openedGeneration) {
-      const reason =
-        'changed since it was opened, so where its bytes lie may have changed too: open it again';
-      throw new DriftmapError('mismatch', reason, { path: of.name, operation: 'index' });
-    }
+    checkUnchangedSinceOpened(of, 'index');
     return { subject: 'disk', identity: of.identity, disk: of };
   }
   const unit = of as LogicalUnit;

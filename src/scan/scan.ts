@@ -17,6 +17,7 @@ import type { LiveMarks } from '../bitmap/live-marks.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { type AlgorithmName, algorithmByName, type SignatureAlgorithm } from '../signature/algorithm.ts';
+import { checkUnchangedSinceOpened } from './generation.ts';
 import {
   blocksOfRange,
   blocksOutside,
@@ -159,7 +160,7 @@ class ScanRun {
     checkOptions(options);
     checkAborted(options.signal);
     checkBlockSize(blockSize);
-    for (const disk of [production, replica]) checkUnchangedSinceOpened(disk);
+    for (const disk of [production, replica]) checkUnchangedSinceOpened(disk, 'scan');
     this.pool = pool;
     this.options = options;
     this.calledAt = calledAt;
@@ -424,13 +425,6 @@ function checkOptions({ production, replica, compare, rangeBytes, within, resume
     if (bitmap === undefined || bitmap instanceof SyncBitmap) continue;
     throw new DriftmapError('argument', `expected a SyncBitmap as ${what}`);
   }
-}
-
-/** The map of an image was read when it was opened; writes since then may have moved what it says. */
-function checkUnchangedSinceOpened(disk: VirtualDisk): void {
-  if (disk.format === 'raw' || disk.generation() === disk.openedGeneration) return;
-  const reason = 'changed since it was opened, so where its bytes lie may have changed too: open it again';
-  throw new DriftmapError('mismatch', reason, { path: disk.name, operation: 'scan' });
 }
 
 /** What one algorithm found equal says nothing of another's bound, and a combination of bitmaps nothing of any. */

@@ -196,6 +196,31 @@ describe('units', () => {
     );
   });
 
+  it('make a disk the same one in whichever order, and beside whichever others, they are named', async () => {
+    const other = unit('other.img', new Uint8Array(4096));
+    const ways = [
+      `${lu0},${lu1}:gpt2/lvm:vg/vm`,
+      `${lu1},${lu0}:lvm:vg/vm`,
+      `${lu1}:lvm:vg/vm`,
+      `${lu0},${other},${lu1}:lvm:vg/vm`,
+    ];
+    const identities = new Set<string>();
+    for (const way of ways) {
+      const disk = await openDisk(way, { format: 'raw' });
+      identities.add(disk.identity);
+      await disk.close();
+    }
+    expect(identities.size).toBe(1);
+  });
+
+  it('may have commas in their names', async () => {
+    const comma = unit('a,b.img', first);
+    const { disks } = await search([comma]);
+    const disk = await openDisk(disks[0]!.address);
+    expect([disk.name, disk.size]).toEqual([`${comma}:gpt1/ext4:/in-partition.raw`, 65536]);
+    await disk.close();
+  });
+
   it('of a group that is not whole are told as refused, with what is missing', async () => {
     const { disks, refused } = await search([lu0]);
     expect(disks.map(({ class: kind }) => kind)).toEqual(['thick', 'partition']);

@@ -1,8 +1,12 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
 import { MAX_CHAIN_DEPTH } from '../../src/base/limits.ts';
+import { parseAddress } from '../../src/disk/address.ts';
 import { openDisk } from '../../src/disk/open.ts';
+import type { LogicalUnit } from '../../src/lu/logical-unit.ts';
+import { scan } from '../../src/scan/scan.ts';
+import { thrown } from '../tools.ts';
 import { readAll, temporaryFolder } from './images.ts';
 import { buildQcow2, dataEntry } from './qcow2-builder.ts';
 import { toyImage } from './toy-file-system.ts';
@@ -183,4 +187,27 @@ it('a map that leads out of the unit names the address', async () => {
     kind: 'malformed',
     path: `${join(folder, 'cut.img')}:ext4:/a.raw`,
   });
+});
+
+it('a unit that was written since is noticed: while it is opened, and before it is scanned', async () => {
+  const unit = unitWith('live.img', { '/a.raw': sevens, '/b.raw': sevens });
+  const address = `${unit}:ext4:/a.raw`;
+  const { openPlace } = await import('../../src/disk/places.ts');
+  const owned: LogicalUnit[] = [];
+  const place = await openPlace(parseAddress(address)!, owned, []);
+  place.checkUnchanged();
+  const disks = [await openDisk(address), await openDisk(`${unit}:ext4:/b.raw`)] as const;
+  utimesSync(unit, 1, 1);
+  expect(thrown(() => place.checkUnchanged())).toMatchObject({
+    kind: 'io',
+    path: unit,
+    message: expect.stringMatching(/changed while its tables were read/),
+  });
+  const [production, replica] = disks;
+  await expect(scan({ production, replica, workers: 1 })).rejects.toMatchObject({
+    kind: 'mismatch',
+    path: address,
+    message: expect.stringMatching(/changed since it was opened/),
+  });
+  for (const each of [...disks, ...owned]) await each.close();
 });

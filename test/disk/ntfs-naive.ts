@@ -33,6 +33,10 @@ const big = (bytes: Buffer, at: number) => Number(bytes.readBigUInt64LE(at));
 const reference = (bytes: Buffer, at: number) => bytes.readUIntLE(at, 6);
 /** The record that a record extends; null for a base record. */
 const baseOf = ({ bytes }: NaiveRecord) => (bytes.readBigUInt64LE(32) === 0n ? null : reference(bytes, 32));
+/** Whether a record is this file's: its base record, or one that extends it as it is now. */
+const belongs = (record: NaiveRecord, base: NaiveRecord) =>
+  record.number === base.number ||
+  (baseOf(record) === base.number && record.bytes.readUInt16LE(38) === base.bytes.readUInt16LE(16));
 /** More than any test's volume has: what asks for more is damaged. */
 const TOO_MANY = 1_000_000;
 
@@ -121,6 +125,7 @@ export class NaiveNtfs {
     const found: NaiveFile[] = [];
     for (const [number, group] of groups) {
       const base = group.find((record) => record.number === number);
+      if (base) group.splice(0, group.length, ...group.filter((record) => belongs(record, base)));
       if (number < 24 || !base || baseOf(base) !== null || base.bytes.readUInt16LE(22) >= 2) continue;
       const attributes = group.flatMap((record) => record.attributes);
       if (attributes.some(({ type }) => type === 0xc0)) continue;
@@ -175,7 +180,8 @@ export class NaiveNtfs {
 
   /** A record and those that extend it. */
   private group(number: number): NaiveRecord[] {
-    return this.records().filter((each) => (baseOf(each) ?? each.number) === number);
+    const base = this.record(number);
+    return this.records().filter((each) => belongs(each, base));
   }
 
   /** An attribute's runs, all extents together. */

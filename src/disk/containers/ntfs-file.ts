@@ -13,7 +13,7 @@ import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import { type ExtentMap, ExtentMapBuilder, Kind } from '../../mapping/extent-map.ts';
 import { viewOf } from '../formats/byte-source.ts';
 import type { FileEntry } from './container.ts';
-import { type AttributePiece, type Mft, type NtfsFile, readerOf, runsOf } from './ntfs-mft.ts';
+import { type AttributePiece, type Mft, type NtfsFile, runsOf } from './ntfs-mft.ts';
 import {
   AttributeType,
   COMPRESSION_BITS,
@@ -69,8 +69,7 @@ export async function reparseTagOf(file: NtfsFile): Promise<number | null> {
     throw damage(record.where, attribute.at, reason);
   }
   if (resident !== null) return record.view.getUint32(resident.at, true);
-  const what = `reparse point of MFT record ${record.number}`;
-  const reader = readerOf(file.mft, await file.pieces(AttributeType.reparsePoint, ''), what);
+  const reader = await file.reader(AttributeType.reparsePoint, '', 'reparse point');
   return viewOf(await reader.bytes(0, 4)).getUint32(0, true);
 }
 
@@ -202,7 +201,7 @@ function mapOfResident(mft: Mft, record: NtfsRecord, at: number, length: ByteCou
     const inFixup = here - plainEnd;
     const run = inFixup < 0 ? plainEnd - here : 2 - inFixup;
     const stands = inFixup < 0 ? here : record.fixupsAt + 2 * (sector + 1) + inFixup;
-    const place: ByteOffset = mft.placeInRecord(record.number, stands);
+    const place: ByteOffset = mft.placeOf(record.number, stands);
     const piece = Math.min(run, length - offset);
     builder.append({ offset, length: piece, kind: Kind.data, unit: 0, place, depth: 0 });
     offset += piece;

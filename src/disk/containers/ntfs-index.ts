@@ -11,7 +11,7 @@ import { DriftmapError } from '../../base/errors.ts';
 import { NTFS_MAX_INDEX_DEPTH, NTFS_MAX_RECORD_BYTES } from '../../base/limits.ts';
 import { type ByteCount, isPowerOfTwo } from '../../base/units.ts';
 import { littleUint64, viewOf } from '../formats/byte-source.ts';
-import { type NtfsFile, readerOf } from './ntfs-mft.ts';
+import type { NtfsFile } from './ntfs-mft.ts';
 import {
   AttributeType,
   damage,
@@ -104,7 +104,7 @@ class DirectoryIndex {
   }
 
   static async open(directory: NtfsFile): Promise<DirectoryIndex> {
-    const { base, mft } = directory;
+    const { base } = directory;
     const what = `index root of directory ${base.number}`;
     const piece = await directory.first(AttributeType.indexRoot, INDEX_NAME);
     if (piece === null) throw damage(base.where, 0, `${what}: there is none`);
@@ -133,9 +133,7 @@ class DirectoryIndex {
     const where = { path, offset: offset + resident.at };
     const root = readNode({ bytes, header: ROOT_HEADER, what, where, directory: directory.reference });
     if (root.isLeaf) return new DirectoryIndex(directory, root, blockSize, null);
-    const pieces = await directory.pieces(AttributeType.indexAllocation, INDEX_NAME);
-    if (pieces.length === 0) throw wrong(0, 'it has children, and the directory no index blocks');
-    const blocks = readerOf(mft, pieces, `index blocks of directory ${base.number}`);
+    const blocks = await directory.reader(AttributeType.indexAllocation, INDEX_NAME, 'index blocks', true);
     return new DirectoryIndex(directory, root, blockSize, blocks);
   }
 
@@ -154,7 +152,7 @@ class DirectoryIndex {
     // The reader checks the end; an offset past counting would not be exact.
     if (!Number.isSafeInteger(offset + blockSize)) throw damage(where, 0, `${what}: lies past counting`);
     const bytes = await this.blocks!.bytes(offset, blockSize);
-    const place = { path: where.path, offset: Math.max(0, this.blocks!.placeOf(offset)) };
+    const place = { path: where.path, offset: this.blocks!.placeOf(offset) };
     undoFixups(bytes, 'INDX', what, place);
     const stated = littleUint64(viewOf(bytes), 16);
     if (stated !== number) throw damage(place, 16, `${what}: it says it is block ${stated}`);
@@ -233,7 +231,7 @@ function readEntry(
   return { name: { name, isDosName, reference: readReference(view, at) }, child };
 }
 
-/** The order of a comparison that is blind to case, as the volume itself has it; see `NtfsVolume.upCase`. */
+/** A name in the volume's own capital letters: names that are the same in them differ in case alone. */
 export type UpCase = (name: string) => string;
 
 /**

@@ -68,10 +68,11 @@ export class Mft {
     const record = readRecord(bytes, MFT_RECORD, { path: source.name, offset });
     const attribute = record.attributes.find(isUnnamedData);
     const extent = attribute?.extent;
-    if (!record.inUse || record.base !== null || !attribute || !extent || extent.lowest !== 0) {
+    if (!record.inUse || record.base !== null || !attribute || !extent?.end || extent.lowest !== 0) {
       throw damage(record.where, 0, 'expected the first record of the MFT to say where the MFT lies');
     }
     const first = { record, attribute };
+    checkPlain(first, 'MFT');
     const runs = new RunList();
     appendPiece(runs, first, geometry);
     const readerOf = (size: ByteCount) =>
@@ -110,13 +111,8 @@ export class Mft {
     return readRecord(bytes, number, { path: this.source.name, offset });
   }
 
-  /** Where a record begins on the unit; −1 in a hole. */
-  placeOf(number: number): ByteOffset {
-    return this.reader.placeOf(number * this.geometry.recordSize);
-  }
-
   /** Where a byte of a record lies on the unit: a record may lie in two clusters that are apart. */
-  placeInRecord(number: number, at: number): ByteOffset {
+  placeOf(number: number, at = 0): ByteOffset {
     return this.reader.placeOf(number * this.geometry.recordSize + at);
   }
 
@@ -143,6 +139,10 @@ export class Mft {
     const attribute = record.attributes.find(isList)!;
     const { resident, extent } = attribute;
     const { path, offset } = record.where;
+    if (attribute.name !== '' || record.attributes.filter(isList).length > 1) {
+      const reason = `MFT record ${record.number}: expected one attribute list, without a name`;
+      throw damage(record.where, attribute.at, reason);
+    }
     if (resident !== null) {
       const bytes = record.bytes.subarray(resident.at, resident.at + resident.length);
       return parseList(bytes, `attribute list of MFT record ${record.number}`, path, offset + resident.at);
@@ -153,8 +153,8 @@ export class Mft {
       throw new DriftmapError('limit', reason, { path, offset: offset + attribute.at });
     }
     const what = `attribute list of MFT record ${record.number}`;
-    const reader = readerOf(this, [{ record, attribute }], what);
-    return parseList(await reader.bytes(0, size), what, path, Math.max(0, reader.placeOf(0)));
+    const reader = readerOf(this, [{ record, attribute }], what, false);
+    return parseList(await reader.bytes(0, size), what, path, reader.placeOf(0));
   }
 
   /** The attribute that an entry of `base`'s list leads to. */
@@ -213,10 +213,9 @@ export class NtfsFile {
    * @throws DriftmapError `malformed` where there is none, `limit` where it is larger than `most`
    */
   async value(type: number, name: string, most: ByteCount): Promise<Uint8Array> {
-    const pieces = await this.pieces(type, name);
     const what = `attribute ${type.toString(16)} of MFT record ${this.base.number}`;
-    const first = pieces[0];
-    if (first === undefined) throw damage(this.base.where, 0, `${what}: there is none`);
+    const first = await this.first(type, name);
+    if (first === null) throw damage(this.base.where, 0, `${what}: there is none`);
     const { resident, extent } = first.attribute;
     const size = resident?.length ?? extent!.size;
     if (size > most) {
@@ -224,7 +223,18 @@ export class NtfsFile {
       throw new DriftmapError('limit', reason, first.record.where);
     }
     if (resident !== null) return first.record.bytes.slice(resident.at, resident.at + resident.length);
-    return readerOf(this.mft, pieces, what).bytes(0, size);
+    return (await this.reader(type, name, what)).bytes(0, size);
+  }
+
+  /**
+   * A reader of metadata that lies in clusters.
+   * @param what for messages
+   * @throws DriftmapError `malformed`, also where there is no such attribute
+   */
+  async reader(type: number, name: string, what: string, scattered = false): Promise<RunReader> {
+    const pieces = await this.pieces(type, name);
+    if (pieces.length > 0) return readerOf(this.mft, pieces, what, scattered);
+    throw damage(this.base.where, 0, `MFT record ${this.base.number} has no ${what}`);
   }
 
   private async entries(type: number, name: string): Promise<ListEntry[]> {
@@ -256,14 +266,18 @@ function oneOf(entries: ListEntry[], base: NtfsRecord): ListEntry[] {
   return entries;
 }
 
-/** A reader of metadata that is not resident; compressed and encrypted metadata there is none. */
-export function readerOf(mft: Mft, pieces: readonly AttributePiece[], what: string): RunReader {
+/** A reader of an attribute in clusters, of one extent at least. */
+function readerOf(mft: Mft, pieces: readonly AttributePiece[], what: string, scattered: boolean): RunReader {
   const { runs, size, initialized } = runsOf(mft.geometry, pieces);
-  const { flags } = pieces[0]!.attribute;
-  if ((flags & (COMPRESSION_BITS | ENCRYPTED)) !== 0) {
-    throw damage(pieces[0]!.record.where, pieces[0]!.attribute.at, `${what}: expected it to be plain`);
-  }
-  return new RunReader(mft.source, mft.geometry, { runs, size, initialized, what });
+  checkPlain(pieces[0]!, what);
+  return new RunReader(mft.source, mft.geometry, { runs, size, initialized, what, scattered });
+}
+
+/** Metadata is never sparse, compressed or encrypted. So all of it has a place. */
+function checkPlain({ record, attribute }: AttributePiece, what: string): void {
+  if ((attribute.flags & (COMPRESSION_BITS | ENCRYPTED | SPARSE)) === 0) return;
+  const reason = `MFT record ${record.number}: expected the ${what} to be plain, got flags ${attribute.flags.toString(16)}`;
+  throw damage(record.where, attribute.at, reason);
 }
 
 export interface AttributeRuns {

@@ -117,7 +117,18 @@ function signedAt(bytes: Uint8Array, at: number, length: number): number {
   return value;
 }
 
-/** Metadata that lies in runs, read in pieces of which the last ones are kept. */
+export interface RunReaderParts {
+  readonly runs: RunList;
+  /** The runs must reach as far. */
+  readonly size: ByteCount;
+  readonly initialized: ByteCount;
+  /** For messages. */
+  readonly what: string;
+  /** Blocks are asked for in no order: what is larger than all kept pieces is then read block by block. */
+  readonly scattered?: boolean;
+}
+
+/** Metadata that lies in runs without holes, read in pieces of which the last ones are kept. */
 export class RunReader {
   readonly size: ByteCount;
   private readonly source: ByteSource;
@@ -126,17 +137,13 @@ export class RunReader {
   /** Bytes behind this are zeros. */
   private readonly initialized: ByteCount;
   private readonly what: string;
+  private readonly inPieces: boolean;
   private readonly pieces = new Map<number, Uint8Array>();
 
   constructor(
     source: ByteSource,
     { clusterSize }: NtfsGeometry,
-    {
-      runs,
-      size,
-      initialized,
-      what,
-    }: { runs: RunList; size: ByteCount; initialized: ByteCount; what: string },
+    { runs, size, initialized, what, scattered = false }: RunReaderParts,
   ) {
     this.source = source;
     this.clusterSize = clusterSize;
@@ -144,6 +151,7 @@ export class RunReader {
     this.size = size;
     this.initialized = initialized;
     this.what = what;
+    this.inPieces = !scattered || size <= NTFS_PIECES_KEPT * NTFS_PIECE_BYTES;
   }
 
   /**
@@ -157,36 +165,50 @@ export class RunReader {
     }
     const index = Math.floor(offset / NTFS_PIECE_BYTES);
     const begin = offset - index * NTFS_PIECE_BYTES;
-    if (begin + length <= NTFS_PIECE_BYTES) {
+    if (this.inPieces && begin + length <= NTFS_PIECE_BYTES) {
       const piece = this.pieces.get(index) ?? (await this.load(index));
-      return piece.slice(begin, begin + length);
+      if (piece !== null) {
+        // Small ones share an allocation, which counts where tens of thousands of records are read.
+        const copy = Buffer.allocUnsafe(length);
+        copy.set(piece.subarray(begin, begin + length));
+        return copy;
+      }
     }
     const target = new Uint8Array(length);
     await this.read(offset, target);
     return target;
   }
 
-  /** Where a byte lies on the unit; −1 in a hole. */
+  /** Where a byte lies on the unit; it must be one of the runs', of which none may be a hole. */
   placeOf(offset: ByteOffset): ByteOffset {
-    const cluster = Math.floor(offset / this.clusterSize);
-    if (cluster >= this.runs.end) return HOLE;
-    const index = this.runs.indexAt(cluster);
-    const first = this.runs.clusters[index]!;
-    return first === HOLE ? HOLE : offset + (first - this.runs.starts[index]!) * this.clusterSize;
+    const { runs, clusterSize } = this;
+    const index = runs.indexAt(Math.floor(offset / clusterSize));
+    return offset + (runs.clusters[index]! - runs.starts[index]!) * clusterSize;
   }
 
-  private async load(index: number): Promise<Uint8Array> {
+  /** Null where a part of the piece is not on the unit, which is cut short: what is wanted may be. */
+  private async load(index: number): Promise<Uint8Array | null> {
     const offset = index * NTFS_PIECE_BYTES;
-    const piece = new Uint8Array(Math.min(NTFS_PIECE_BYTES, this.size - offset));
-    await this.read(offset, piece);
-    if (this.pieces.size >= NTFS_PIECES_KEPT) {
-      for (const oldest of this.pieces.keys()) {
-        this.pieces.delete(oldest);
-        break;
-      }
+    const length = Math.min(NTFS_PIECE_BYTES, this.size - offset);
+    const spare = this.pieces.size < NTFS_PIECES_KEPT ? null : this.dropOldest();
+    const piece = spare?.length === length ? spare.fill(0) : new Uint8Array(length);
+    try {
+      await this.read(offset, piece);
+    } catch (error) {
+      if (error instanceof DriftmapError && error.kind === 'malformed') return null;
+      throw error;
     }
     this.pieces.set(index, piece);
     return piece;
+  }
+
+  /** What was kept longest, for use anew: only copies of pieces are given out. */
+  private dropOldest(): Uint8Array | null {
+    for (const [index, piece] of this.pieces) {
+      this.pieces.delete(index);
+      return piece;
+    }
+    return null;
   }
 
   private async read(offset: ByteOffset, target: Uint8Array): Promise<void> {
@@ -196,10 +218,7 @@ export class RunReader {
       const at = offset + done;
       const index = runs.indexAt(Math.floor(at / clusterSize));
       const length = Math.min(wanted - done, runs.endOf(index) * clusterSize - at);
-      const place = this.placeOf(at);
-      if (place !== HOLE) {
-        await readWhole(this.source, this.what, place, target.subarray(done, done + length));
-      }
+      await readWhole(this.source, this.what, this.placeOf(at), target.subarray(done, done + length));
       done += length;
     }
   }

@@ -7,7 +7,7 @@ import { DriftmapError } from '../../base/errors.ts';
 import { KiB } from '../../base/units.ts';
 import { littleUint64, viewOf } from '../formats/byte-source.ts';
 import type { UpCase } from './ntfs-index.ts';
-import { type Mft, readerOf } from './ntfs-mft.ts';
+import type { Mft } from './ntfs-mft.ts';
 import { AttributeType, damage, readUtf16, undoFixups } from './ntfs-record.ts';
 
 export interface VolumeState {
@@ -26,7 +26,7 @@ const MAX_LABEL_BYTES = 512;
 const MAX_VOLUME_INFORMATION_BYTES = 512;
 const DIRTY = 1;
 const UPCASE_BYTES = 128 * KiB;
-/** The page size of every log that Windows makes; the second restart page begins after the first. */
+/** The page size of every log that Windows makes: another one has no restart page here that is whole. */
 const LOG_PAGE = 4096;
 const NO_CLIENT = 0xffff;
 const LOG_IS_CLEAN = 2;
@@ -85,19 +85,15 @@ async function isFlaggedDirty(mft: Mft): Promise<boolean> {
  */
 async function isLogClean(mft: Mft): Promise<boolean> {
   const file = await mft.metadata(LOG_RECORD);
-  const reader = readerOf(mft, await file.pieces(AttributeType.data, ''), 'the log');
+  const reader = await file.reader(AttributeType.data, '', 'log');
   const first = await reader.bytes(0, LOG_PAGE);
   if (first.every((byte) => byte === 0xff)) return true;
-  const pageSize = viewOf(first).getUint32(16, true);
-  const second = [LOG_PAGE, 2 * LOG_PAGE, 4 * LOG_PAGE, 16 * LOG_PAGE].includes(pageSize)
-    ? pageSize
-    : LOG_PAGE;
   let newest: { lsn: number; clean: boolean } | null = null;
   let reason: unknown = null;
-  for (const at of [0, second]) {
+  for (const at of [0, LOG_PAGE]) {
     try {
       const page = at === 0 ? first : await reader.bytes(at, LOG_PAGE);
-      const state = readRestartPage(page, { path: mft.source.name, offset: Math.max(0, reader.placeOf(at)) });
+      const state = readRestartPage(page, { path: mft.source.name, offset: reader.placeOf(at) });
       if (newest === null || state.lsn > newest.lsn) newest = state;
     } catch (error) {
       reason ??= error;
