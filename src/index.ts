@@ -13,6 +13,13 @@ export { type ExplainedLayer, explain } from './disk/explain.ts';
 export { type Finding, type FoundDisk, findDisks, type SearchOptions } from './disk/finder.ts';
 export { type LocatedRun, locate } from './disk/locate.ts';
 export { type OpenDiskOptions, openDisk } from './disk/open.ts';
+export {
+  type ImportBitmapOptions,
+  type ImportedBitmap,
+  importBitmap,
+  listBitmaps,
+  type PersistentBitmap,
+} from './disk/persistent-bitmaps.ts';
 export type { VirtualDisk } from './disk/virtual-disk.ts';
 export { type ArrayImage, type ArrayImageOptions, createArrayImage } from './lu/array-image.ts';
 export { openFileUnit } from './lu/file-unit.ts';
@@ -21,6 +28,13 @@ export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
 export { snapshotFile } from './lu/snapshot.ts';
 export { compose } from './mapping/compose.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
+export {
+  type BuildIndexOptions,
+  buildIndex,
+  type IndexResult,
+  type RefreshIndexOptions,
+  refreshIndex,
+} from './scan/index-build.ts';
 export type { ScanProgress } from './scan/progress.ts';
 export {
   type CompareMethod,
@@ -30,5 +44,8 @@ export {
   type ScanResult,
   scan,
 } from './scan/scan.ts';
+export type { IndexOptions } from './scan/scan-indexes.ts';
 export { type BlockSignature, type SignaturesOptions, signatures } from './scan/signatures.ts';
 export { type AlgorithmName, algorithms, type SignatureAlgorithm } from './signature/algorithm.ts';
+export { openIndex, type SignatureIndex } from './signature/index-file.ts';
+export type { IndexHeader, IndexSubject } from './signature/index-table.ts';

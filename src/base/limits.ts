@@ -223,3 +223,27 @@ export const XFS_MAX_LOG_REGION_BYTES = 256 * KiB;
 export const XFS_MAX_PATCHED_BYTES = 1 * GiB;
 /** Names of one listing: without checksums (version 4) many directories can claim one block, and a small unit billions of names. */
 export const XFS_MAX_NAMES = 100_000_000;
+
+// Signature indexes.
+/** The header of an index: one identity, one generation, and numbers. */
+export const MAX_INDEX_HEADER_BYTES = 512 * KiB;
+/** Pages of an index that hold signatures: 1 PiB of data in blocks of 64 KiB; their directory takes 400 MB of memory. */
+export const MAX_INDEX_PAGES = 2 ** 24;
+/** Pages of indexes that one thread keeps of one side: 2 MiB, which is 4 GiB of a disk in blocks of 64 KiB. */
+export const INDEX_PAGES_KEPT = 64;
+/** Indexes of one side of a scan: one for each unit that a disk has. */
+export const MAX_SIDE_INDEXES = 4096;
+/** Pages that signing threads may be ahead of the one that is written next: 8 MiB that wait in memory. */
+export const INDEX_PAGES_AHEAD = 256;
+
+// Persistent bitmaps of qcow2 images.
+/** Bitmaps of one image: QEMU's cap (QCOW2_MAX_BITMAPS). */
+export const QCOW2_MAX_BITMAPS = 65535;
+/** Their directory: QEMU's cap (QCOW2_MAX_BITMAP_DIRECTORY_SIZE). */
+export const QCOW2_MAX_BITMAP_DIRECTORY_BYTES = 1024 * 65535;
+/** A bitmap's name: QEMU's cap (BME_MAX_NAME_SIZE). */
+export const QCOW2_MAX_BITMAP_NAME = 1023;
+/** The data of one bitmap: QEMU's cap (BME_MAX_PHYS_SIZE); 256 TiB at a granularity of 64 KiB. */
+export const QCOW2_MAX_BITMAP_BYTES = 512 * MiB;
+/** A bitmap's table read at a time. */
+export const QCOW2_BITMAP_TABLE_READ = 64 * KiB;

@@ -12,12 +12,11 @@
  * All integers are little end first. There are no times and nothing random: one bitmap has one encoding.
  */
 
-import { statSync } from 'node:fs';
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_DRIFT_BYTES, MAX_DRIFT_HEADER_BYTES, MAX_IDENTITY_BYTES } from '../base/limits.ts';
 import type { BlockCount, ByteOffset } from '../base/units.ts';
 import { blockCount } from '../base/units.ts';
-import { readBounded, readStart, writeAtomically } from '../codec/atomic-file.ts';
+import { checkOverwritable, readBounded, writeAtomically } from '../codec/atomic-file.ts';
 import { checksum } from '../codec/checksum.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import {
@@ -58,15 +57,7 @@ export function saveBitmap(bitmap: SyncBitmap, path: string): void {
  * @throws DriftmapError `policy`, and what reading the file throws
  */
 export function checkReplaceable(path: string): void {
-  const there = statSync(path, { throwIfNoEntry: false });
-  if (there !== undefined && !there.isFile()) {
-    throw new DriftmapError('argument', 'expected a regular file to write the bitmap to', { path });
-  }
-  const start = readStart(path, format.magic.length);
-  if (start === null || start.length === 0) return;
-  if (start.length === format.magic.length && format.magic.every((byte, i) => start[i] === byte)) return;
-  const reason = 'is there and is no bitmap: it is not overwritten; name another file, or remove it first';
-  throw new DriftmapError('policy', reason, { path });
+  checkOverwritable(path, format.magic, 'bitmap');
 }
 
 /** Reads a file that `saveBitmap` wrote. Errors as `readBounded` and `decodeBitmap`, with the path. */

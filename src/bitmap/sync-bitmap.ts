@@ -171,6 +171,11 @@ export class SyncBitmap {
     return { [Symbol.iterator]: () => this.coverage.runs() };
   }
 
+  /** Blocks that are not known to be equal, marked or never looked at: ascending, merged. */
+  suspectRuns(): Iterable<BlockRun> {
+    return { [Symbol.iterator]: () => this.unmarked().complement().runs() };
+  }
+
   /** Adds the marks and the coverage of a bitmap of the same disks, as when a scan goes on where another ended. */
   adopt(other: SyncBitmap): void {
     this.checkSameDisks(other, 'the bitmap to go on from');

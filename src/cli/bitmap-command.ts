@@ -1,14 +1,15 @@
-/** `driftmap bitmap show|or|and|andnot|export` */
+/** `driftmap bitmap show|or|and|andnot|export|list|import` */
 
 import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { exactSize, humanSize } from '../base/units.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { drawDriftMap, driftMapLegend } from './drift-map.ts';
-import { Exit, explainExits } from './exit.ts';
+import { Exit, explainExits, warn } from './exit.ts';
 import type { LocateOptions } from './locate-report.ts';
-import { allowOutsideOption, formatOption } from './options.ts';
+import { allowOutsideOption, blockSizeOption, formatOption } from './options.ts';
 import { firstRanges, line, listRanges, rangesAsJson } from './scan-report.ts';
 import { columns, paint, print, printable } from './terminal.ts';
 
@@ -60,6 +61,44 @@ Examples:
     .option('-o, --output <file>', 'write there instead of to standard output')
     .addHelpText('after', `\nExample:\n  driftmap bitmap export vm.drift | jq length\n${explainExits}`)
     .action(exportRanges);
+  defineImageBitmaps(bitmap);
+}
+
+/** What reads the persistent bitmaps of images. */
+function defineImageBitmaps(bitmap: Command): void {
+  bitmap
+    .command('list')
+    .description('Lists the persistent bitmaps of a qcow2 image, and tells which of them can be trusted.')
+    .argument('<image>', 'a qcow2 image, or the address of one')
+    .option('--json', 'print a JSON array')
+    .addHelpText('after', '\nExample:\n  driftmap bitmap list vm.qcow2\n')
+    .action(list);
+  bitmap
+    .command('import')
+    .description(
+      'Writes a persistent bitmap of a qcow2 image as a sync bitmap: the blocks that QEMU saw written. One that may lack writes (in use, or not kept by a program that wrote to the image) is refused.',
+    )
+    .argument('<image>', 'a qcow2 image, or the address of one')
+    .argument('<name>', 'the name of the bitmap')
+    .requiredOption('-o, --output <file>', 'where the sync bitmap goes')
+    .option('--production <disk>', 'the disk that is right (default: the image)')
+    .option('--replica <disk>', 'the disk that is to become equal to it (default: the image)')
+    .addOption(blockSizeOption())
+    .addOption(formatOption('--production-format <format>', 'the production disk'))
+    .addOption(formatOption('--replica-format <format>', 'the replica disk'))
+    .addOption(allowOutsideOption())
+    .addHelpText(
+      'after',
+      `
+A block that is not marked counts as equal, which is true if the two disks were equal when the bitmap was begun.
+Marks are widened to whole blocks. One of the two disks must be the image.
+
+Examples:
+  driftmap bitmap import vm.qcow2 since-monday -o vm.drift
+  driftmap bitmap import vm.qcow2 since-monday -o vm.drift --replica copy.raw --replica-format raw
+${explainExits}`,
+    )
+    .action(importFrom);
 }
 
 const operations = [
@@ -169,5 +208,69 @@ async function exportRanges(file: string, options: { output?: string }): Promise
     writeFileSync(options.output, text, { flag: 'wx' });
   } catch (cause) {
     throw systemError(cause, { path: options.output, operation: 'write' });
+  }
+}
+
+async function list(image: string, options: { json?: boolean }): Promise<void> {
+  const { listBitmaps } = await import('../disk/persistent-bitmaps.ts');
+  const bitmaps = await listBitmaps(image);
+  process.exitCode = Exit.equal;
+  if (options.json) {
+    const plain = bitmaps.map(({ refusal, ...bitmap }) => ({
+      ...bitmap,
+      trusted: refusal === null,
+      reason: refusal?.message ?? null,
+    }));
+    return print(`${JSON.stringify(plain, null, 2)}\n`);
+  }
+  if (bitmaps.length === 0) return print('no bitmaps\n');
+  const width = Math.max(4, ...bitmaps.map(({ name }) => printable(name).length));
+  const row = (name: string, ...cells: string[]) =>
+    `${name.padEnd(width)}  ${cells.map((cell) => cell.padEnd(11)).join('  ')}`.trimEnd();
+  const lines = [paint('bold', row('name', 'granularity', 'state', 'trusted'))];
+  for (const { name, granularity, enabled, refusal } of bitmaps) {
+    const trusted = refusal === null ? 'yes' : 'no';
+    lines.push(row(printable(name), exactSize(granularity), enabled ? 'enabled' : 'disabled', trusted));
+  }
+  await print(`${lines.join('\n')}\n`);
+  for (const { refusal } of bitmaps) if (refusal) warn(refusal.message);
+}
+
+interface ImportCommandOptions {
+  output: string;
+  production?: string;
+  replica?: string;
+  blockSize: number;
+  productionFormat?: string;
+  replicaFormat?: string;
+  allowOutside?: boolean;
+}
+
+async function importFrom(image: string, name: string, options: ImportCommandOptions): Promise<void> {
+  const { openDisk } = await import('../disk/open.ts');
+  const { importBitmap } = await import('../disk/persistent-bitmaps.ts');
+  const { checkReplaceable, saveBitmap } = await import('../bitmap/drift-file.ts');
+  const { output, blockSize, allowOutside } = options;
+  checkReplaceable(output);
+  const disks: VirtualDisk[] = [];
+  const open = async (path: string | undefined, format: string | undefined) => {
+    if (path === undefined) return undefined;
+    const disk = await openDisk(path, { format, allowOutside });
+    disks.push(disk);
+    return disk;
+  };
+  try {
+    const production = await open(options.production, options.productionFormat);
+    const replica = await open(options.replica, options.replicaFormat);
+    const sides = { production, replica, blockSize, allowOutside };
+    const { bitmap, warnings } = await importBitmap({ image, name, ...sides });
+    for (const warning of [...disks.flatMap((disk) => disk.warnings), ...warnings]) warn(warning);
+    saveBitmap(bitmap, output);
+    process.exitCode = Exit.equal;
+    await print(
+      `${output}: ${bitmap.count} of ${bitmap.blocks} blocks marked (${humanSize(bitmap.markedBytes)})\n`,
+    );
+  } finally {
+    for (const disk of disks) await disk.close();
   }
 }

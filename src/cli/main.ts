@@ -10,6 +10,7 @@ import { defineDemo } from './demo-command.ts';
 import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
+import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
@@ -53,6 +54,7 @@ for (const define of [
   defineMap,
   defineExplain,
   defineSignatures,
+  defineIndex,
   defineBitmap,
   defineSnapshot,
   defineDemo,

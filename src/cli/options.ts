@@ -73,3 +73,37 @@ export function allowOutsideOption(): Option {
     "follow backing and data files that lie outside an image's own folder",
   );
 }
+
+/** A share: `1%`, `0.5%` or `0.01`. */
+export function sampleOption(description: string): Option {
+  return new Option('--sample <share>', description).argParser(
+    reading((text) => {
+      const match = /^(\d+(?:\.\d+)?)(%?)$/.exec(text.trim());
+      const share = match ? Number(match[1]) / (match[2] ? 100 : 1) : Number.NaN;
+      if (!(share >= 0 && share <= 1)) {
+        throw new DriftmapError('argument', `expected a share such as 1% or 0.01, got '${text}'`);
+      }
+      return share;
+    }),
+  );
+}
+
+export function seedOption(): Option {
+  return new Option('--seed <number>', 'which blocks --sample verifies (default: random)').argParser(
+    reading((text) => {
+      const seed = Number(text);
+      if (!(Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32)) {
+        throw new DriftmapError('argument', 'expected a whole number from 0 to 4294967295');
+      }
+      return seed;
+    }),
+  );
+}
+
+/** An option that may be given several times. */
+export function repeatedOption(flags: string, description: string): Option {
+  return new Option(flags, description).argParser((text: string, before: string[] | undefined) => [
+    ...(before ?? []),
+    text,
+  ]);
+}

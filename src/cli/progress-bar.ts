@@ -9,8 +9,11 @@ export interface ProgressBar {
   stop(): void;
 }
 
-/** Draws on a terminal; elsewhere, and with `quiet`, it does nothing. */
-export async function createProgressBar(quiet: boolean): Promise<ProgressBar> {
+/**
+ * Draws on a terminal; elsewhere, and with `quiet`, it does nothing.
+ * @param compares whether blocks are found to differ
+ */
+export async function createProgressBar(quiet: boolean, compares = true): Promise<ProgressBar> {
   const stream = process.stderr;
   if (quiet || !stream.isTTY) return { show: () => {}, stop: () => {} };
   const { default: progress } = await import('cli-progress');
@@ -21,7 +24,7 @@ export async function createProgressBar(quiet: boolean): Promise<ProgressBar> {
     barsize: Math.max(10, Math.min(40, columns(stream) - 60)),
     format: (options, params, payload: ScanProgress | undefined) => {
       const percent = `${Math.floor(params.progress * 100)}%`.padStart(4);
-      return `${progress.Format.BarFormat(params.progress, options)}${percent}  ${payload ? figures(payload) : ''}`;
+      return `${progress.Format.BarFormat(params.progress, options)}${percent}  ${payload ? figures(payload, compares) : ''}`;
     },
   });
   let started = false;
@@ -35,9 +38,9 @@ export async function createProgressBar(quiet: boolean): Promise<ProgressBar> {
   };
 }
 
-function figures({ bytesPerSecond, secondsLeft, markedBlocks }: ScanProgress): string {
+function figures({ bytesPerSecond, secondsLeft, markedBlocks }: ScanProgress, compares: boolean): string {
   const left = secondsLeft === undefined ? '' : `  ${clock(secondsLeft)} left`;
-  return `${humanSize(Math.round(bytesPerSecond))}/s  ${markedBlocks} differ${left}`;
+  return `${humanSize(Math.round(bytesPerSecond))}/s${compares ? `  ${markedBlocks} differ` : ''}${left}`;
 }
 
 /** `75` → `1:15`, `3725` → `1:02:05`. */

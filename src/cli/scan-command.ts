@@ -9,17 +9,23 @@ import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { CompareMethod, Scanner, ScanOptions, ScanResult } from '../scan/scan.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
+import type { SignatureIndex } from '../signature/index-file.ts';
+import { loadMarks } from './bitmap-source.ts';
 import { Exit, explainExits, warn } from './exit.ts';
 import {
   allowOutsideOption,
   blockSizeOption,
   explainSignatures,
   formatOption,
+  repeatedOption,
+  sampleOption,
+  seedOption,
   signatureOption,
   workersOption,
 } from './options.ts';
 import { createProgressBar } from './progress-bar.ts';
 import { describeScan, scanAsJson } from './scan-report.ts';
+import { stopOnSignals } from './stop.ts';
 import { print } from './terminal.ts';
 
 interface ScanCommandOptions {
@@ -30,6 +36,10 @@ interface ScanCommandOptions {
   bitmap?: string;
   within?: string;
   resume?: string;
+  productionIndex?: string[];
+  replicaIndex?: string[];
+  sample?: number;
+  seed?: number;
   json?: boolean;
   all?: boolean;
   quiet?: boolean;
@@ -61,8 +71,20 @@ export function defineScan(program: Command): void {
       '-o, --bitmap <file>',
       'write the result as a sync bitmap; what a stopped scan had found is kept there too',
     )
-    .option('--within <file>', 'look only at the blocks that this earlier bitmap marks')
+    .option(
+      '--within <bitmap>',
+      'look only at the blocks that this bitmap marks: a .drift file, or IMAGE.qcow2:bitmap=NAME',
+    )
     .option('--resume <file>', 'go on from the bitmap of a scan that was stopped')
+    .addOption(
+      repeatedOption(
+        '--production-index <file>',
+        'use the signatures of this index of the production disk, or of a unit it lies on; may be repeated',
+      ),
+    )
+    .addOption(repeatedOption('--replica-index <file>', 'the same for the replica'))
+    .addOption(sampleOption('verify this share of the blocks taken from indexes against the bytes'))
+    .addOption(seedOption())
     .option('--all', 'print every range, not only the first twenty')
     .option('--json', 'print the result as one JSON object')
     .option('-q, --quiet', 'no progress bar')
@@ -82,7 +104,12 @@ Examples:
   driftmap scan vm.qcow2 copy.raw --bitmap vm.drift     Ctrl-C, and later:
   driftmap scan vm.qcow2 copy.raw --bitmap vm.drift --resume vm.drift
   driftmap scan vm.qcow2 copy.raw --within vm.drift     check only what differed before
+  driftmap scan vm.qcow2 copy.raw --within vm.qcow2:bitmap=since-monday    … or what QEMU saw written
   driftmap scan /dev/vg/vm copy.raw --production-format raw --json
+
+Signature indexes (driftmap index) spare the reading of what they hold. They are blake3, and with one the scan
+is too, in blocks of the index's size. One that is of another disk, older than the last write, or damaged is refused:
+  driftmap scan vm.qcow2 copy.raw --production-index vm.sig --replica-index copy.sig --sample 1%
 
 Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a step is gptN, mbrN,
 lvm:GROUP/VOLUME or, last, a file: ext4:/PATH, xfs:/PATH, vmfs:/PATH, ntfs:/PATH (driftmap disks finds them):
@@ -93,16 +120,16 @@ ${explainExits}`,
     .action(runScan);
 }
 
-async function runScan(production: string, replica: string, options: ScanCommandOptions): Promise<void> {
-  const stop = new AbortController();
-  const stopped = (signal: NodeJS.Signals) => {
-    // The second time somebody means it.
-    if (stop.signal.aborted) process.exit(signal === 'SIGINT' ? Exit.interrupted : Exit.terminated);
-    stop.abort(signal);
-  };
-  process.on('SIGINT', stopped).on('SIGTERM', stopped).on('SIGHUP', stopped);
+async function runScan(
+  production: string,
+  replica: string,
+  options: ScanCommandOptions,
+  command: Command,
+): Promise<void> {
+  const signal = stopOnSignals();
   if (options.bitmap) await checkWritable(options.bitmap);
-  const earlier = { within: await loadEarlier(options.within), resume: await loadEarlier(options.resume) };
+  const resume = options.resume === undefined ? undefined : await loadEarlier(options.resume);
+  const indexes = await openIndexes(options, command);
   // Threads start while the disks are opened.
   const { createScanner } = await import('../scan/scan.ts');
   const scanner = createScanner({
@@ -116,8 +143,18 @@ async function runScan(production: string, replica: string, options: ScanCommand
     disks.push(await openDisk(replica, { format: replicaFormat, allowOutside, direct }));
     const warnings = disks.flatMap((disk) => disk.warnings);
     for (const warning of warnings) warn(warning);
-    const extra = { ...earlier, signal: stop.signal };
-    const result = await scanUntilStopped(scanner, [disks[0]!, disks[1]!], extra, options);
+    const [first, second] = [disks[0]!, disks[1]!];
+    const within =
+      options.within === undefined
+        ? undefined
+        : await loadMarks(options.within, {
+            production: first,
+            replica: second,
+            blockSize: options.blockSize,
+            allowOutside,
+          });
+    const extra = { within, resume, signal, ...indexes };
+    const result = await scanUntilStopped(scanner, [first, second], extra, options);
     for (const warning of result.warnings) warn(warning);
     // Before anything is printed: whoever reads it may leave early.
     process.exitCode = result.markedBlocks === 0 ? Exit.equal : Exit.different;
@@ -131,8 +168,29 @@ async function runScan(production: string, replica: string, options: ScanCommand
     if (options.bitmap) await save(result.bitmap, options.bitmap);
   } finally {
     for (const disk of disks) await disk.close();
+    for (const index of [...indexes.productionIndex, ...indexes.replicaIndex]) index.close();
     await scanner.close();
   }
+}
+
+interface OpenIndexes {
+  readonly productionIndex: readonly SignatureIndex[];
+  readonly replicaIndex: readonly SignatureIndex[];
+}
+
+/** Opens the indexes; with one, the defaults are its own: blake3, in blocks of its size. */
+async function openIndexes(options: ScanCommandOptions, command: Command): Promise<OpenIndexes> {
+  const { productionIndex = [], replicaIndex = [] } = options;
+  if (productionIndex.length + replicaIndex.length === 0) return { productionIndex: [], replicaIndex: [] };
+  const { openIndex } = await import('../signature/index-file.ts');
+  const opened = {
+    productionIndex: productionIndex.map(openIndex),
+    replicaIndex: replicaIndex.map(openIndex),
+  };
+  const first = opened.productionIndex[0] ?? opened.replicaIndex[0]!;
+  if (command.getOptionValueSource('signature') === 'default') options.signature = 'blake3';
+  if (command.getOptionValueSource('blockSize') === 'default') options.blockSize = first.header.blockSize;
+  return opened;
 }
 
 /** A direct read keeps its thread waiting: twice the threads keep both disks and processors busy. */
@@ -140,8 +198,7 @@ function waitingWorkers(): number {
   return 2 * availableParallelism();
 }
 
-async function loadEarlier(file: string | undefined): Promise<SyncBitmap | undefined> {
-  if (file === undefined) return undefined;
+async function loadEarlier(file: string): Promise<SyncBitmap> {
   const { loadBitmap } = await import('../bitmap/drift-file.ts');
   return loadBitmap(file);
 }
@@ -155,7 +212,7 @@ async function save(bitmap: SyncBitmap, file: string): Promise<void> {
 async function scanUntilStopped(
   scanner: Scanner,
   [production, replica]: [VirtualDisk, VirtualDisk],
-  extra: Pick<ScanOptions, 'within' | 'resume' | 'signal'>,
+  extra: Pick<ScanOptions, 'within' | 'resume' | 'signal' | 'productionIndex' | 'replicaIndex'>,
   options: ScanCommandOptions,
 ): Promise<ScanResult> {
   const bar = await createProgressBar(options.quiet === true || options.json === true);
@@ -168,6 +225,8 @@ async function scanUntilStopped(
       blockSize: options.blockSize,
       signature: options.signature,
       compare: options.compare,
+      sample: options.sample,
+      sampleSeed: options.seed,
       onProgress: (progress) => bar.show(progress),
       onPartial: (bitmap) => {
         partial = bitmap;

@@ -36,6 +36,8 @@ export function* scanAsJson(
     comparedBytes,
     skippedBytes,
     readBytes,
+    indexedBytes: result.indexedBytes,
+    sampledBlocks: result.sampledBlocks,
     seconds,
     workers,
     warnings: [...warnings, ...result.warnings],
@@ -60,10 +62,18 @@ export function* rangesAsJson(ranges: Iterable<ByteRange>, separator = ''): Gene
   yield `${piece}]`;
 }
 
+export interface ReportOptions {
+  /** Every range, not only the first twenty. */
+  readonly all?: boolean | undefined;
+  /** Which indexes the scan was given. */
+  readonly productionIndex?: readonly string[] | undefined;
+  readonly replicaIndex?: readonly string[] | undefined;
+}
+
 export function describeScan(
   result: ScanResult,
   names: ScanNames,
-  { all = false }: { all?: boolean | undefined },
+  { all = false, ...options }: ReportOptions,
 ): string {
   const { size, blockSize, blocks, markedBlocks, bitmap } = result;
   const rate =
@@ -87,6 +97,7 @@ export function describeScan(
   );
   if (result.skippedBytes > 0)
     lines.push(line('skipped', `${humanSize(result.skippedBytes)} known to be zero on both sides`));
+  if (options.productionIndex || options.replicaIndex) lines.push(line('indexes', fromIndexes(result)));
   if (!bitmap.complete) lines.push(line('looked at', `${bitmap.coveredBlocks} of ${blocks} blocks`));
   if (markedBlocks === 0) {
     lines.push(line('result', paint('green', bitmap.complete ? 'equal' : 'equal where looked at')));
@@ -129,6 +140,11 @@ export function listRanges({ shown, count }: RangeList): string {
 
 export function line(label: string, text: string): string {
   return `${paint('bold', label.padEnd(12))}${text}`;
+}
+
+function fromIndexes({ indexedBytes, sampledBlocks, readBytes }: ScanResult): string {
+  const verified = sampledBlocks > 0 ? `, ${sampledBlocks} blocks of them verified` : '';
+  return `signatures of ${humanSize(indexedBytes)}${verified}; bytes read: ${readBytes}`;
 }
 
 function sizesDiffer({ productionSize, replicaSize }: ScanResult): string {

@@ -24,7 +24,7 @@ import {
 import { dirname, join } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { MAX_IO_BYTES } from '../base/limits.ts';
-import type { ByteCount } from '../base/units.ts';
+import type { ByteCount, ByteOffset } from '../base/units.ts';
 
 /**
  * Replaces the contents of `path` by `bytes`, or creates it; returns when they are durable. Keeps the mode
@@ -38,7 +38,7 @@ export function writeAtomically(path: string, bytes: Uint8Array): void {
     const { target, old } = resolveTarget(path);
     const folder = openSync(dirname(target), constants.O_RDONLY);
     try {
-      const aside = join(dirname(target), `.driftmap-${randomBytes(8).toString('hex')}.tmp`);
+      const aside = join(dirname(target), asideName());
       writeAside(aside, bytes, old);
       try {
         renameSync(aside, target);
@@ -88,6 +88,125 @@ export function readBounded(path: string, maxBytes: ByteCount): Uint8Array {
   }
 }
 
+/**
+ * A file that is too large to be made in memory: written aside piece by piece, and put in its place by `commit`.
+ * Until then the old file is there untouched; `discard` (or a crash) leaves it so.
+ */
+export class AsideFile {
+  readonly path: string;
+  /** Bytes appended so far. */
+  length: ByteCount = 0;
+  private readonly target: string;
+  private readonly aside: string;
+  private readonly folder: number;
+  private readonly file: number;
+  private open = true;
+
+  /** Errors as `writeAtomically`. */
+  constructor(path: string) {
+    this.path = path;
+    try {
+      const { target, old } = resolveTarget(path);
+      this.target = target;
+      this.aside = join(dirname(target), asideName());
+      this.folder = openSync(dirname(target), constants.O_RDONLY);
+      try {
+        this.file = createAside(this.aside, old);
+      } catch (cause) {
+        closeSync(this.folder);
+        throw cause;
+      }
+    } catch (cause) {
+      throw systemError(cause, { path, operation: 'write' });
+    }
+  }
+
+  append(bytes: Uint8Array): void {
+    this.write(bytes, this.length);
+    this.length += bytes.length;
+  }
+
+  /** Writes over bytes that were appended: a front that is known only at the end. */
+  overwrite(offset: ByteOffset, bytes: Uint8Array): void {
+    this.write(bytes, offset);
+  }
+
+  /** Makes it durable and gives it its name. */
+  commit(): void {
+    try {
+      fsyncSync(this.file);
+      renameSync(this.aside, this.target);
+      syncFolder(this.folder);
+    } catch (cause) {
+      this.discard();
+      throw systemError(cause, { path: this.path, operation: 'write' });
+    }
+    this.close();
+  }
+
+  /** Removes what was written; does nothing after `commit`. */
+  discard(): void {
+    if (!this.open) return;
+    this.close();
+    removeQuietly(this.aside);
+  }
+
+  private write(bytes: Uint8Array, offset: ByteOffset): void {
+    try {
+      writeWhole(this.file, bytes, offset);
+    } catch (cause) {
+      throw systemError(cause, { path: this.path, offset, length: bytes.length, operation: 'write' });
+    }
+  }
+
+  private close(): void {
+    this.open = false;
+    closeSync(this.file);
+    closeSync(this.folder);
+  }
+}
+
+/**
+ * Whether a file of ours may be written there: the path is free, or holds one of its kind or nothing. A disk image
+ * named by mistake (`-o vm.qcow2`) must not be replaced.
+ * @param what for messages: `bitmap`
+ * @throws DriftmapError `policy`, and what reading the file throws
+ */
+export function checkOverwritable(path: string, magic: Uint8Array, what: string): void {
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (there !== undefined && !there.isFile()) {
+    throw new DriftmapError('argument', `expected a regular file to write the ${what} to`, { path });
+  }
+  const start = readStart(path, magic.length);
+  if (start === null || start.length === 0) return;
+  if (start.length === magic.length && magic.every((byte, i) => start[i] === byte)) return;
+  const reason = `is there and is no ${what}: it is not overwritten; name another file, or remove it first`;
+  throw new DriftmapError('policy', reason, { path });
+}
+
+function asideName(): string {
+  return `.driftmap-${randomBytes(8).toString('hex')}.tmp`;
+}
+
+/** A new file, with the mode of `old`. */
+function createAside(aside: string, old: Stats | null): number {
+  const file = openSync(aside, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o666);
+  try {
+    if (old) fchmodSync(file, old.mode & 0o7777);
+    return file;
+  } catch (cause) {
+    closeSync(file);
+    removeQuietly(aside);
+    throw cause;
+  }
+}
+
+function writeWhole(file: number, bytes: Uint8Array, offset: ByteOffset): void {
+  for (let at = 0; at < bytes.length; ) {
+    at += writeSync(file, bytes, at, Math.min(bytes.length - at, MAX_IO_BYTES), offset + at);
+  }
+}
+
 function resolveTarget(path: string): { target: string; old: Stats | null } {
   const old = statSync(path, { throwIfNoEntry: false });
   if (!old) return { target: path, old: null };
@@ -99,13 +218,10 @@ function resolveTarget(path: string): { target: string; old: Stats | null } {
 
 /** Makes a new file, durable, with the mode of `old`; removes it when that fails. */
 function writeAside(aside: string, bytes: Uint8Array, old: Stats | null): void {
-  const file = openSync(aside, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o666);
+  const file = createAside(aside, old);
   try {
     try {
-      if (old) fchmodSync(file, old.mode & 0o7777);
-      for (let at = 0; at < bytes.length; ) {
-        at += writeSync(file, bytes, at, Math.min(bytes.length - at, MAX_IO_BYTES), at);
-      }
+      writeWhole(file, bytes, 0);
       fsyncSync(file);
     } finally {
       closeSync(file);

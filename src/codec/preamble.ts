@@ -63,8 +63,15 @@ export function encodeFrame(format: FramedFormat, header: Uint8Array, bodyLength
 /**
  * Takes a whole file apart into views. Damage, truncation and trailing bytes are `malformed`, a newer
  * version is `unsupported`; both with the path and the offset.
+ * @param fileLength where `bytes` is only the front of a file that is too large to be read: how long the file is.
+ *   The front must hold `PREAMBLE_BYTES + format.maxHeaderBytes`, or the whole file where that is shorter
  */
-export function decodeFrame(format: FramedFormat, bytes: Uint8Array, path?: string): Framed {
+export function decodeFrame(
+  format: FramedFormat,
+  bytes: Uint8Array,
+  path?: string,
+  fileLength: ByteCount = bytes.length,
+): Framed {
   const fail = (offset: number, reason: string, kind: 'malformed' | 'unsupported' = 'malformed'): never => {
     throw new DriftmapError(kind, reason, { path, offset });
   };
@@ -89,7 +96,7 @@ export function decodeFrame(format: FramedFormat, bytes: Uint8Array, path?: stri
   if (version === 0) fail(VERSION_AT, 'expected a version of at least 1, got 0');
   if (view.getUint16(ZERO_AT, true) !== 0) fail(ZERO_AT, 'expected two zero bytes');
   const total = Number(view.getBigUint64(TOTAL_LENGTH_AT, true));
-  if (total !== bytes.length) fail(TOTAL_LENGTH_AT, `expected a file of ${total} bytes, got ${bytes.length}`);
+  if (total !== fileLength) fail(TOTAL_LENGTH_AT, `expected a file of ${total} bytes, got ${fileLength}`);
   const headerLength = view.getUint32(HEADER_LENGTH_AT, true);
   const bodyOffset = PREAMBLE_BYTES + headerLength;
   if (headerLength > format.maxHeaderBytes || bodyOffset > bytes.length) {

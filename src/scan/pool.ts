@@ -13,13 +13,14 @@ import type { ByteCount } from '../base/units.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
 import { loadKernels } from '../signature/kernel-builds.ts';
 import type { KernelModules } from '../signature/kernels.ts';
+import type { IndexTask } from './index-task.ts';
 import { slotBytes } from './slot-layout.ts';
 import type { ScanTask, TaskOutcome, WorkerSlot } from './task.ts';
 
 /** Threads load compiled code only: from the sources (under a test runner) the built worker beside them is used. */
-const workerFile = fileURLToPath(
-  new URL(import.meta.url.endsWith('.ts') ? '../../dist/scan/worker.js' : './worker.js', import.meta.url),
-);
+const built = new URL(import.meta.url.endsWith('.ts') ? '../../dist/scan/' : './', import.meta.url);
+const workerFile = fileURLToPath(new URL('worker.js', built));
+const indexWorkerFile = fileURLToPath(new URL('index-worker.js', built));
 
 export function defaultWorkers(): number {
   return Math.min(availableParallelism(), MAX_WORKERS);
@@ -34,7 +35,7 @@ export class ScanPool {
   readonly workers: number;
   /** For tasks. */
   readonly modules: KernelModules;
-  private readonly piscina: Piscina<ScanTask, TaskOutcome>;
+  private readonly piscina: Piscina<ScanTask | IndexTask, TaskOutcome>;
   private arena: { readonly slots: SlotArena; readonly bytes: ByteCount; readonly id: number } | null = null;
 
   constructor(workers: number) {
@@ -75,9 +76,10 @@ export class ScanPool {
   }
 
   /** Runs one task to its end; a thread that dies is a `worker` error, and its place is filled anew. */
-  async run(task: ScanTask): Promise<TaskOutcome> {
+  async run(task: ScanTask | IndexTask): Promise<TaskOutcome> {
+    const filename = 'pages' in task ? indexWorkerFile : workerFile;
     try {
-      return await this.piscina.run(task, { transferList: [task.reports] });
+      return await this.piscina.run(task, { transferList: [task.reports], filename });
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
       throw new DriftmapError('worker', `a scan worker died: ${reason}`, { cause });

@@ -194,12 +194,12 @@ export class RangeComparer {
 }
 
 /** The last block boundary at or before `end`; `end` itself when it is the end of what is compared. */
-function wholeBlocks(end: ByteOffset, to: ByteOffset, blockSize: ByteCount): ByteOffset {
+export function wholeBlocks(end: ByteOffset, to: ByteOffset, blockSize: ByteCount): ByteOffset {
   return end >= to ? to : alignDown(end, blockSize);
 }
 
 /** Position of the first bit at or after `from` that is `set`; the number of bits when there is none. */
-function nextBit(words: Uint32Array, from: number, set: boolean): number {
+export function nextBit(words: Uint32Array, from: number, set: boolean): number {
   const bits = words.length * GRANULE_BLOCKS;
   for (let at = from; at < bits; ) {
     const word = (set ? words[at >>> 5]! : ~words[at >>> 5]!) >>> (at & 31);

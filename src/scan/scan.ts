@@ -15,9 +15,9 @@ import type { BlockCount, BlockRun, ByteCount, ByteRange } from '../base/units.t
 import { blockCount } from '../base/units.ts';
 import type { LiveMarks } from '../bitmap/live-marks.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
-import { isFileInside } from '../disk/view-unit.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { type AlgorithmName, algorithmByName, type SignatureAlgorithm } from '../signature/algorithm.ts';
+import { checkUnchangedSinceOpened } from './generation.ts';
 import {
   blocksOfRange,
   blocksOutside,
@@ -28,11 +28,12 @@ import {
 } from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
 import { ProgressTotals, type ScanProgress } from './progress.ts';
+import { type IndexOptions, type PreparedIndexes, prepareIndexes } from './scan-indexes.ts';
 import { type CompareMethod, Control, type RangeReport, type TaskOutcome } from './task.ts';
 
 export type { CompareMethod };
 
-export interface ScanOptions {
+export interface ScanOptions extends IndexOptions {
   /** The disk that is right. */
   readonly production: VirtualDisk;
   /** The disk that is to become equal to it. */
@@ -76,6 +77,10 @@ export interface ScanResult {
   readonly comparedBytes: ByteCount;
   readonly skippedBytes: ByteCount;
   readonly readBytes: ByteCount;
+  /** Bytes of blocks whose signature an index had, both sides together: they were not read. */
+  readonly indexedBytes: ByteCount;
+  /** Blocks from indexes that were verified against their bytes. */
+  readonly sampledBlocks: BlockCount;
   readonly seconds: number;
   /** From the call to the first block looked at. */
   readonly startupSeconds: number;
@@ -146,13 +151,16 @@ class ScanRun {
   private readonly totals: ProgressTotals;
   private readonly control = new Int32Array(new SharedArrayBuffer(4 * Control.cells));
   private readonly generations: readonly [string, string];
+  private readonly indexes: PreparedIndexes | null;
+  private indexedBytes = 0;
+  private sampledBlocks = 0;
 
   constructor(pool: ScanPool, options: ScanOptions, calledAt: number) {
     const { production, replica, blockSize = DEFAULT_BLOCK_SIZE } = options;
     checkOptions(options);
     checkAborted(options.signal);
     checkBlockSize(blockSize);
-    for (const disk of [production, replica]) checkUnchangedSinceOpened(disk);
+    for (const disk of [production, replica]) checkUnchangedSinceOpened(disk, 'scan');
     this.pool = pool;
     this.options = options;
     this.calledAt = calledAt;
@@ -168,6 +176,7 @@ class ScanRun {
       replica: stamp(replica),
     });
     checkLive(options.live, this.bitmap);
+    this.indexes = prepareIndexes(options, this.comparedBy, blockSize);
     const todo = this.todo();
     this.plan = planScan({
       size,
@@ -204,6 +213,7 @@ class ScanRun {
     signal?.addEventListener('abort', stop, { once: true });
     // A disk that is closed meanwhile stays open until nobody reads it: its descriptor must not become another file's.
     const release = [this.options.production, this.options.replica].map((disk) => disk.retain());
+    const releaseIndexes = this.indexes?.retain();
     try {
       if (this.plan.todo === null) this.coverOutside();
       const outcomes = await this.runWorkers(stop);
@@ -212,10 +222,13 @@ class ScanRun {
     } catch (cause) {
       // What was written meanwhile is as true of a part as of the whole.
       if (this.options.live) this.bitmap.markLive(this.options.live);
-      this.options.onPartial?.(this.bitmap);
+      // An index that was found to be wrong at one block may be wrong at others, which count as compared.
+      if (!(cause instanceof DriftmapError && cause.operation === 'verify'))
+        this.options.onPartial?.(this.bitmap);
       throw cause;
     } finally {
       for (const letGo of release) await letGo();
+      releaseIndexes?.();
       signal?.removeEventListener('abort', stop);
     }
   }
@@ -249,6 +262,7 @@ class ScanRun {
             compare,
             algorithm: algorithm.name,
             key,
+            indexes: this.indexes?.task ?? null,
             modules: pool.modules,
             slot,
             reports: port2,
@@ -292,6 +306,8 @@ class ScanRun {
     totals.comparedBytes += report.comparedBytes;
     totals.skippedBytes += report.skippedBytes;
     totals.readBytes += report.readBytes;
+    this.indexedBytes += report.indexedBytes;
+    this.sampledBlocks += report.sampledBlocks;
     if (totals.due()) this.options.onProgress?.(totals.snapshot());
   }
 
@@ -317,10 +333,12 @@ class ScanRun {
       comparedBytes: progress.comparedBytes,
       skippedBytes: progress.skippedBytes,
       readBytes: progress.readBytes,
+      indexedBytes: this.indexedBytes,
+      sampledBlocks: this.sampledBlocks,
       seconds: progress.seconds,
       startupSeconds: (Math.min(...outcomes.map((outcome) => outcome.begunAt)) - this.calledAt) / 1000,
       workers: this.pool.workers,
-      warnings: [...this.resumedOnTrust(), ...this.changedMeanwhile()],
+      warnings: [...this.resumedOnTrust(), ...(this.indexes?.warnings ?? []), ...this.changedMeanwhile()],
     };
   }
 
@@ -407,17 +425,6 @@ function checkOptions({ production, replica, compare, rangeBytes, within, resume
     if (bitmap === undefined || bitmap instanceof SyncBitmap) continue;
     throw new DriftmapError('argument', `expected a SyncBitmap as ${what}`);
   }
-}
-
-/**
- * The map of an image, and that of a file inside a unit, was read when it was opened; writes since then may have
- * moved what it says.
- */
-function checkUnchangedSinceOpened(disk: VirtualDisk): void {
-  const hasTables = disk.format !== 'raw' || disk.units.some(isFileInside);
-  if (!hasTables || disk.generation() === disk.openedGeneration) return;
-  const reason = 'changed since it was opened, so where its bytes lie may have changed too: open it again';
-  throw new DriftmapError('mismatch', reason, { path: disk.name, operation: 'scan' });
 }
 
 /** What one algorithm found equal says nothing of another's bound, and a combination of bitmaps nothing of any. */

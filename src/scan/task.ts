@@ -5,6 +5,7 @@ import type { ByteCount } from '../base/units.ts';
 import type { DiskHandle } from '../disk/virtual-disk.ts';
 import type { KernelModules } from '../signature/kernels.ts';
 import type { ScanPlan } from './plan.ts';
+import type { ScanIndexes } from './scan-indexes.ts';
 
 /**
  * Int32 cells on shared memory. `next` is the first range that nobody took, `stop` ends all workers at
@@ -36,6 +37,8 @@ export interface ScanTask {
   readonly key: Uint8Array | null;
   readonly production: DiskHandle;
   readonly replica: DiskHandle;
+  /** Signature indexes of either side; null where there are none. */
+  readonly indexes: ScanIndexes | null;
   readonly modules: KernelModules;
   readonly slot: WorkerSlot;
   readonly reports: import('node:worker_threads').MessagePort;
@@ -52,6 +55,9 @@ export interface RangeReport {
   readonly comparedBytes: ByteCount;
   readonly skippedBytes: ByteCount;
   readonly readBytes: ByteCount;
+  /** Bytes of blocks whose signature an index had, both sides together; and how many of those blocks were verified. */
+  readonly indexedBytes: ByteCount;
+  readonly sampledBlocks: number;
 }
 
 export interface TaskOutcome {

@@ -3,13 +3,19 @@
  * none is left, and posts what it found. It holds no state between tasks but compiled kernels.
  */
 
-import { DriftmapError } from '../base/errors.ts';
+import type { DriftmapError } from '../base/errors.ts';
 import { attachDisk } from '../disk/attach.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
+import { IndexedComparer } from './indexed-comparer.ts';
 import { RangeComparer } from './range-comparer.ts';
-import { RangeReporter } from './reporter.ts';
+import { type ComparedRange, RangeReporter } from './reporter.ts';
 import { Side } from './side.ts';
 import { Control, type ScanTask, type TaskOutcome } from './task.ts';
+import { asOurs } from './worker-error.ts';
+
+interface Comparer extends ComparedRange {
+  compare(range: number): Promise<boolean>;
+}
 
 export default async function work(task: ScanTask): Promise<TaskOutcome> {
   const reporter = new RangeReporter(task.plan, task.reports);
@@ -27,18 +33,19 @@ export default async function work(task: ScanTask): Promise<TaskOutcome> {
   return { reports: reporter.posted, begunAt, error: error?.toPlain() ?? null };
 }
 
-async function makeReady(task: ScanTask): Promise<RangeComparer> {
+async function makeReady(task: ScanTask): Promise<Comparer> {
   const { control, plan, compare, key, modules, slot } = task;
   const production = new Side(attachDisk(task.production));
   const replica = new Side(attachDisk(task.replica));
   const algorithm = algorithmByName(task.algorithm);
   const stopped = () => Atomics.load(control, Control.stop) !== 0;
-  return RangeComparer.create({ plan, compare, algorithm, key, modules, slot, stopped, production, replica });
+  const setup = { plan, compare, algorithm, key, modules, slot, stopped, production, replica };
+  return task.indexes === null ? RangeComparer.create(setup) : IndexedComparer.create(setup, task.indexes);
 }
 
 async function pullRanges(
   { control, plan }: ScanTask,
-  comparer: RangeComparer,
+  comparer: Comparer,
   reporter: RangeReporter,
 ): Promise<void> {
   for (;;) {
@@ -46,10 +53,4 @@ async function pullRanges(
     if (range >= plan.starts.length || !(await comparer.compare(range))) return;
     reporter.add(range, comparer);
   }
-}
-
-function asOurs(cause: unknown): DriftmapError {
-  if (cause instanceof DriftmapError) return cause;
-  const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
-  return new DriftmapError('worker', `a scan worker failed: ${reason}`, { cause });
 }

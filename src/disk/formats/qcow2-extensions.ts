@@ -12,14 +12,23 @@ import { readName, viewOf } from './byte-source.ts';
 export interface Extensions {
   readonly backingFormat: string | null;
   readonly dataFileName: string | null;
+  /** The bitmaps extension as it stands there, for whoever asks for bitmaps: reading the disk needs none of it. */
+  readonly bitmaps: RawExtension | null;
   /** Names of incompatible features by bit. */
   readonly featureNames: ReadonlyMap<number, string>;
+}
+
+export interface RawExtension {
+  /** Of its data in the image. */
+  readonly offset: ByteOffset;
+  readonly data: Uint8Array;
 }
 
 const END = 0;
 const BACKING_FORMAT = 0xe2792aca;
 const FEATURE_NAMES = 0x6803f857;
 const DATA_FILE = 0x44415441;
+const BITMAPS = 0x23852875;
 
 /** QEMU's cap; no format has a longer name. */
 const MAX_FORMAT_NAME = 15;
@@ -33,6 +42,7 @@ const INCOMPATIBLE = 0;
 export function readExtensions(path: string, area: Uint8Array, from: ByteOffset): Extensions {
   let backingFormat: string | null = null;
   let dataFileName: string | null = null;
+  let bitmaps: RawExtension | null = null;
   let featureNames: ReadonlyMap<number, string> = new Map();
   const view = viewOf(area);
   for (let at = from; at + 8 <= area.length; ) {
@@ -48,10 +58,11 @@ export function readExtensions(path: string, area: Uint8Array, from: ByteOffset)
     if (type === BACKING_FORMAT) backingFormat = readName(bytes, MAX_FORMAT_NAME, { path, offset: data });
     else if (type === DATA_FILE)
       dataFileName = readName(bytes, QCOW2_MAX_DATA_FILE_NAME, { path, offset: data });
+    else if (type === BITMAPS) bitmaps = { offset: data, data: bytes.slice() };
     else if (type === FEATURE_NAMES) featureNames = readFeatureNames(bytes);
     at = alignUp(data + length, 8);
   }
-  return { backingFormat, dataFileName, featureNames };
+  return { backingFormat, dataFileName, bitmaps, featureNames };
 }
 
 function readFeatureNames(bytes: Uint8Array): ReadonlyMap<number, string> {

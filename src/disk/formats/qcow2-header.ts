@@ -4,7 +4,7 @@
  *
  * Every field that leads elsewhere is checked here: alignment, caps, and that what must be in the file is.
  * What reading does not need (refcount table, snapshot table) is checked only as far as a bad value shows
- * that the header cannot be trusted. The bitmaps extension is not looked into.
+ * that the header cannot be trusted. The bitmaps extension is looked into by `qcow2-bitmaps.ts` alone.
  */
 
 import { DriftmapError } from '../../base/errors.ts';
@@ -17,7 +17,7 @@ import {
 } from '../../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import { type ByteSource, readName, readWhole, uint64, viewOf } from './byte-source.ts';
-import { type Extensions, readExtensions } from './qcow2-extensions.ts';
+import { type Extensions, type RawExtension, readExtensions } from './qcow2-extensions.ts';
 
 export interface Qcow2Header {
   readonly version: 2 | 3;
@@ -40,6 +40,10 @@ export interface Qcow2Header {
   readonly backingFormat: string | null;
   /** As written in the image; null unless clusters lie in an external data file. */
   readonly dataFileName: string | null;
+  /** The bitmaps extension, unread; null where there is none. */
+  readonly bitmaps: RawExtension | null;
+  /** The autoclear bit of the bitmaps: no program that does not know them has written to the image. */
+  readonly bitmapsConsistent: boolean;
   /** The image was marked corrupt by a program that found it so. */
   readonly corrupt: boolean;
 }
@@ -56,6 +60,9 @@ const DATA_FILE = 1n << 2n;
 const COMPRESSION = 1n << 3n;
 const EXTENDED_L2 = 1n << 4n;
 const KNOWN = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
+
+/** A bit of the autoclear features. */
+const AUTOCLEAR_BITMAPS = 1n << 0n;
 
 const MAGIC = 0x514649fb;
 
@@ -113,6 +120,8 @@ export async function readQcow2Header(source: ByteSource): Promise<Qcow2Header> 
       }),
     backingFormat: extensions.backingFormat,
     dataFileName: dataFileNameOf(path, features, extensions),
+    bitmaps: extensions.bitmaps,
+    bitmapsConsistent: version === 3 && (fields.getBigUint64(88) & AUTOCLEAR_BITMAPS) !== 0n,
     corrupt: (features & CORRUPT) !== 0n,
   };
 }
