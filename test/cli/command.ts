@@ -4,7 +4,8 @@ import { type SpawnSyncReturns, spawn, spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const bin = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'dist', 'lib', 'main.js');
+/** What the package's `driftmap` runs. */
+export const bin = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'dist', 'lib', 'main.js');
 
 export function driftmap(
   args: readonly string[],
