@@ -9,8 +9,11 @@ import { defineDemo } from './demo-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
+import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
+import { defineSync } from './sync-command.ts';
 import { surviveClosedPipe } from './terminal.ts';
+import { defineVerify } from './verify-command.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string;
@@ -41,7 +44,17 @@ Examples:
 ${explainExits}`,
   );
 
-for (const define of [defineScan, defineMap, defineSignatures, defineBitmap, defineDemo, defineCompletion])
+for (const define of [
+  defineScan,
+  defineSync,
+  defineVerify,
+  defineServe,
+  defineMap,
+  defineSignatures,
+  defineBitmap,
+  defineDemo,
+  defineCompletion,
+])
   define(program);
 
 surviveClosedPipe();

@@ -66,7 +66,11 @@ export class SignatureTable {
   /** The block that may have this signature; null when none has. */
   find(signatures: Uint8Array, at: number): Holder | null {
     const print = word(signatures, at + 4);
-    for (let place = word(signatures, at) & this.mask; this.sources[place] !== 0; place = (place + 1) & this.mask) {
+    for (
+      let place = word(signatures, at) & this.mask;
+      this.sources[place] !== 0;
+      place = (place + 1) & this.mask
+    ) {
       if (this.prints[place] === print)
         return { source: this.sources[place]! - 1, block: this.blocks[place]! };
     }

@@ -13,7 +13,10 @@ export async function sendBitmap(connection: Connection, bitmap: SyncBitmap): Pr
   const bytes = encodeBitmap(bitmap);
   for (let offset = 0; offset < bytes.length; offset += MAX_DATA_BYTES) {
     const part = bytes.subarray(offset, offset + MAX_DATA_BYTES);
-    await connection.send(MessageType.bitmap, ...encodeBitmapPart({ total: bytes.length, offset, bytes: part }));
+    await connection.send(
+      MessageType.bitmap,
+      ...encodeBitmapPart({ total: bytes.length, offset, bytes: part }),
+    );
   }
 }
 

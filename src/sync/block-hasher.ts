@@ -11,9 +11,6 @@ import { SIGNATURE_BYTES } from '../wire/messages.ts';
 /** Between buffer and digest: a kernel's vector loads may run past a buffer's end. */
 const GAP = 8192;
 
-
-
-
 export class BlockHasher {
   private readonly signer: Signer;
   private readonly bytes: Uint8Array;

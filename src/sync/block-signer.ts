@@ -7,7 +7,7 @@ import { SlotArena } from '../memory/shared-memory.ts';
 import { Side } from '../scan/side.ts';
 import { layOutSlot, pieceBytes, type SlotLayout, slotBytes } from '../scan/slot-layout.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
-import { Kernels, loadKernels, type KernelModules } from '../signature/kernels.ts';
+import { type KernelModules, Kernels, loadKernels } from '../signature/kernels.ts';
 import type { Signer } from '../signature/signer.ts';
 import { DIGEST_BYTES } from '../wire/messages.ts';
 import type { SignPass, SignSegment } from './sign-task.ts';

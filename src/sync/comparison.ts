@@ -133,8 +133,7 @@ export class Comparison {
     for (let signed = await signer.next(); ; signed = await signer.next()) {
       const window = signed?.window ?? this.windows;
       const runs: TopRun[] = [];
-      if (window > this.topped)
-        runs.push({ first: this.topped, end: window, digest: signer.background.top });
+      if (window > this.topped) runs.push({ first: this.topped, end: window, digest: signer.background.top });
       if (signed !== null) {
         runs.push({ first: window, end: window + 1, digest: signed.tree.top });
         await this.gate.enter();

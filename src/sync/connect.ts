@@ -70,5 +70,8 @@ function overTcp(site: Extract<Site, { kind: 'tcp' }>, options: SiteOptions): Pr
 }
 
 export function stopped(signal: AbortSignal | undefined): DriftmapError {
-  return new DriftmapError('aborted', 'the session was stopped', { operation: 'sync', cause: signal?.reason });
+  return new DriftmapError('aborted', 'the session was stopped', {
+    operation: 'sync',
+    cause: signal?.reason,
+  });
 }

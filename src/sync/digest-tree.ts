@@ -38,9 +38,8 @@ export class DigestTree {
   digestsBelow(parentLevel: number, parents: readonly number[], level: number): Uint8Array {
     const each = FANOUT ** (parentLevel - level) * DIGEST_BYTES;
     const digests = new Uint8Array(parents.length * each);
-    parents.forEach((parent, i) =>
-      digests.set(this.levels[level]!.subarray(parent * each, (parent + 1) * each), i * each),
-    );
+    for (const [i, parent] of parents.entries())
+      digests.set(this.levels[level]!.subarray(parent * each, (parent + 1) * each), i * each);
     return digests;
   }
 

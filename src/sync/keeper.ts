@@ -148,4 +148,3 @@ export class StateKeeper {
     return (this.options.now?.() ?? new Date()).toISOString();
   }
 }
-

@@ -1,10 +1,10 @@
 /** Opens production's disk for a session, and finds out whether it was a replica once. */
 
-import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import { openDisk } from '../disk/open.ts';
-import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { existsSync } from 'node:fs';
 import type { PagedBits } from '../bitmap/paged-bits.ts';
+import { openDisk } from '../disk/open.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { DiskInfo, Lineage } from '../wire/session-messages.ts';
 import { infoOf } from './replica-session.ts';
 import { loadState, type ReplicaState, statePath } from './state-file.ts';
@@ -24,7 +24,10 @@ export interface OriginOptions {
   readonly state?: string | undefined;
 }
 
-export async function openOrigin(source: string | LogicalUnit | VirtualDisk, options: OriginOptions = {}): Promise<Origin> {
+export async function openOrigin(
+  source: string | LogicalUnit | VirtualDisk,
+  options: OriginOptions = {},
+): Promise<Origin> {
   const given = typeof source !== 'string' && 'map' in source;
   const disk = given ? source : await openDisk(source, options);
   try {

@@ -12,7 +12,11 @@ export type Codec = 'deflate' | 'zstd';
 export type Compression = 'auto' | 'always' | 'never';
 
 interface ZstdZlib {
-  zstdCompress?(bytes: Uint8Array, options: object, done: (error: Error | null, packed: Buffer) => void): void;
+  zstdCompress?(
+    bytes: Uint8Array,
+    options: object,
+    done: (error: Error | null, packed: Buffer) => void,
+  ): void;
   zstdDecompressSync?(bytes: Uint8Array, options: object): Buffer;
 }
 
@@ -95,7 +99,11 @@ export function unpack({ offset, length, encoding, stored }: Data): Uint8Array {
         : zlib.inflateRawSync(stored, options);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
-    throw new DriftmapError('malformed', `compressed data cannot be unpacked: ${why}`, { offset, length, cause });
+    throw new DriftmapError('malformed', `compressed data cannot be unpacked: ${why}`, {
+      offset,
+      length,
+      cause,
+    });
   }
   if (bytes.length === length) return bytes;
   throw new DriftmapError('malformed', `expected ${length} bytes unpacked, got ${bytes.length}`, { offset });
@@ -107,4 +115,3 @@ export function isZeros(bytes: Uint8Array): boolean {
   // Equal to itself one byte further on: all are the first one.
   return Buffer.compare(bytes.subarray(1), bytes.subarray(0, bytes.length - 1)) === 0;
 }
-

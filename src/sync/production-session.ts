@@ -147,7 +147,10 @@ export class ProductionSession {
     const { disk, open } = this.options;
     const expected = open.job === 'sync' ? disk.size : Math.max(disk.size, replica.size);
     if (size === expected) return;
-    throw new DriftmapError('mismatch', `expected a session about ${expected} bytes, the replica says ${size}`);
+    throw new DriftmapError(
+      'mismatch',
+      `expected a session about ${expected} bytes, the replica says ${size}`,
+    );
   }
 
   // Comparing
@@ -157,7 +160,8 @@ export class ProductionSession {
     if (ready.compare === 'all') await this.compareAs('first', null, bitmap);
     else if (ready.compare === 'yours') {
       const { marks } = this.options;
-      if (marks === undefined) throw new DriftmapError('malformed', 'the replica asks for marks that are not kept here');
+      if (marks === undefined)
+        throw new DriftmapError('malformed', 'the replica asks for marks that are not kept here');
       await sendBitmap(connection, new SyncBitmap(bitmap.header, marks));
       await this.compareAs('first', marks, bitmap);
     } else {
@@ -351,7 +355,10 @@ export class ProductionSession {
       if (frame.type !== MessageType.durable) throw connection.unexpected(frame, 'durable');
       const id = decodeNumber(frame.payload, 'durable');
       if (id !== this.durable + 1)
-        throw new DriftmapError('malformed', `expected checkpoint ${this.durable + 1} to be durable, got ${id}`);
+        throw new DriftmapError(
+          'malformed',
+          `expected checkpoint ${this.durable + 1} to be durable, got ${id}`,
+        );
       this.durable = id;
       totals.checkpoints++;
     }
@@ -386,4 +393,3 @@ function* batches(runs: Iterable<BlockRun>, most: number): Generator<BlockRun[],
 function blocksIn(runs: readonly BlockRun[]): number {
   return runs.reduce((sum, { start, end }) => sum + end - start, 0);
 }
-

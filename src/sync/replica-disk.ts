@@ -61,7 +61,9 @@ export async function openReplicaDisk(
 export function resizeFile(path: string, size: ByteCount): void {
   try {
     if (!statSync(path).isFile())
-      throw new DriftmapError('argument', 'only a raw file can be resized here: resize the device itself', { path });
+      throw new DriftmapError('argument', 'only a raw file can be resized here: resize the device itself', {
+        path,
+      });
     truncateSync(path, size);
   } catch (cause) {
     throw systemError(cause, { path, operation: 'resize', length: size });
@@ -70,7 +72,8 @@ export function resizeFile(path: string, size: ByteCount): void {
 
 function refuseAddress(path: string): void {
   if (parseAddress(path) === null) return;
-  const reason = 'a place inside a logical unit is not written to: name the device of the volume or partition';
+  const reason =
+    'a place inside a logical unit is not written to: name the device of the volume or partition';
   throw new DriftmapError('unsupported', reason, { path });
 }
 
@@ -180,12 +183,18 @@ async function checkQcow2(unit: LogicalUnit): Promise<void> {
   if (pending) await pending;
   const view = new DataView(head.buffer);
   const refuse = (what: string, advice: string): never => {
-    throw new DriftmapError('unsupported', `the image has ${what}: ${advice}`, { path: unit.name, operation: 'open' });
+    throw new DriftmapError('unsupported', `the image has ${what}: ${advice}`, {
+      path: unit.name,
+      operation: 'open',
+    });
   };
   if (view.getUint32(60) > 0) refuse('internal snapshots, which share its clusters', 'use a raw replica');
   if (view.getUint32(4) >= 3) {
     if ((view.getUint32(76) & 2) !== 0) refuse('been marked corrupt', 'repair it with qemu-img check -r');
     if ((view.getUint32(92) & 1) !== 0)
-      refuse('a persistent bitmap, which would miss these writes', 'remove it (qemu-img bitmap --remove), or use a raw replica');
+      refuse(
+        'a persistent bitmap, which would miss these writes',
+        'remove it (qemu-img bitmap --remove), or use a raw replica',
+      );
   }
 }

@@ -5,8 +5,8 @@
 
 import { DriftmapError, systemError } from '../base/errors.ts';
 import type { ByteCount } from '../base/units.ts';
-import { defaultWorkers } from '../scan/pool.ts';
 import { openDisk } from '../disk/open.ts';
+import { defaultWorkers } from '../scan/pool.ts';
 import { Connection } from '../wire/connection.ts';
 import { welcome } from '../wire/greeting.ts';
 import type { RateLimiter } from '../wire/limiter.ts';
@@ -14,7 +14,7 @@ import { MessageType } from '../wire/message-types.ts';
 import { type DiskInfo, type OpenMessage, openShape } from '../wire/session-messages.ts';
 import type { Transport } from '../wire/transport.ts';
 import { openOrigin } from './origin.ts';
-import { codecs, commonCodec, type Compression } from './packer.ts';
+import { type Compression, codecs, commonCodec } from './packer.ts';
 import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { ReplicaSession } from './replica-session.ts';
@@ -65,7 +65,9 @@ export async function serveSession(transport: Transport, options: ServeOptions):
   const { signal, limiter, deadAfterMs, onTraffic } = options;
   const connection = new Connection(transport, { limiter, deadAfterMs, onTraffic });
   const stop = () =>
-    void connection.abandon(new DriftmapError('aborted', 'the other site is shutting down', { path: connection.peer }));
+    void connection.abandon(
+      new DriftmapError('aborted', 'the other site is shutting down', { path: connection.peer }),
+    );
   signal?.addEventListener('abort', stop, { once: true });
   let hidden: Grant | undefined;
   let named = '';
@@ -86,7 +88,10 @@ export async function serveSession(transport: Transport, options: ServeOptions):
     hidden = grant;
     if (grant === undefined)
       throw new DriftmapError('permission', `no disk is granted under the name '${open.disk}'`);
-    const served = open.role === 'production' ? await serveProduction(connection, open, grant, options) : await serveReplica(connection, open, grant, options);
+    const served =
+      open.role === 'production'
+        ? await serveProduction(connection, open, grant, options)
+        : await serveReplica(connection, open, grant, options);
     // The client leaves first: it has the last word to read.
     await connection.receive().catch(() => undefined);
     await connection.close();
@@ -170,7 +175,15 @@ async function serveReplica(
     if (open.bySignature) for (const source of grant.sources ?? []) sources.push(await openSource(source));
     const { disk, size, compare, writer, keeper } = target;
     const warnings = target.warnings.map((warning) => hideDisk(warning, grant, open.disk));
-    const session = new ReplicaSession({ ...common, disk, size, compare, warnings, sources, target: { writer, keeper } });
+    const session = new ReplicaSession({
+      ...common,
+      disk,
+      size,
+      compare,
+      warnings,
+      sources,
+      target: { writer, keeper },
+    });
     await session.run();
     return servedOf(connection, open, totals, session.consistent);
   } finally {

@@ -27,7 +27,8 @@ async function diskSource(address: string): Promise<OpenSource> {
     expected: blockCount(disk.size, blockSize),
     async addTo(table: SignatureTable, number: number, size: ByteCount) {
       blockSize = size;
-      for await (const { block, signature } of signatures(disk, { blockSize })) table.add(signature, 0, number, block);
+      for await (const { block, signature } of signatures(disk, { blockSize }))
+        table.add(signature, 0, number, block);
     },
     async read(block: BlockIndex, target: Uint8Array) {
       if (block * blockSize + target.length > disk.size) return false;

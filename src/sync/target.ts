@@ -94,7 +94,8 @@ async function openLocked(
   try {
     const { disk, writer } = opened;
     const size = production.size;
-    if (disk.size < size || (disk.size > size && !options.shrink)) throw wrongSize(disk.name, disk.size, size);
+    if (disk.size < size || (disk.size > size && !options.shrink))
+      throw wrongSize(disk.name, disk.size, size);
     const { belongs, warnings } = checkBelongs(prior, production, disk, options);
     checkSplit(production, disk, options.discard ?? false);
     const bitmap = new SyncBitmap({
@@ -109,7 +110,14 @@ async function openLocked(
     if (compare.what !== 'all') bitmap.cover({ start: 0, end: bitmap.blocks });
     if (compare.what === 'some') bitmap.marks.add(compare.bits);
     const epoch = Math.max(state?.epoch ?? 1, production.lineage?.epoch ?? 1);
-    const keeper = new StateKeeper({ path: stateAt, writer, bitmap, format: disk.format, prior: state, epoch });
+    const keeper = new StateKeeper({
+      path: stateAt,
+      writer,
+      bitmap,
+      format: disk.format,
+      prior: state,
+      epoch,
+    });
     const close = async () => {
       try {
         await opened.close();
@@ -180,7 +188,11 @@ function decide(
 ): FirstComparison {
   if (full) return { what: 'all' };
   const { lineage } = production;
-  if (lineage?.marked && sameDisk(lineage.partner, disk.identity) && disk.generation() === lineage.partnerGeneration)
+  if (
+    lineage?.marked &&
+    sameDisk(lineage.partner, disk.identity) &&
+    disk.generation() === lineage.partnerGeneration
+  )
     return { what: 'yours' };
   if (prior?.status !== 'synchronizing' || !prior.bitmap.complete) return { what: 'all' };
   const then = prior.bitmap;
@@ -207,4 +219,3 @@ function wrongSize(path: string, got: ByteCount, expected: ByteCount): DriftmapE
     { path },
   );
 }
-

@@ -89,7 +89,12 @@ export class WindowSigner {
     if (todo !== null) block = todo.nextSet(begin);
     else {
       const zeroEnd = await this.side.zeroUntil(begin * blockSize, size);
-      block = zeroEnd < size ? Math.floor(zeroEnd / blockSize) : size % blockSize === 0 ? this.blocks : this.blocks - 1;
+      block =
+        zeroEnd < size
+          ? Math.floor(zeroEnd / blockSize)
+          : size % blockSize === 0
+            ? this.blocks
+            : this.blocks - 1;
     }
     const window = Math.floor(block / WINDOW_BLOCKS);
     if (todo === null) {
@@ -119,7 +124,10 @@ export class WindowSigner {
     for (let start = first; start < end; start += step) {
       const to = Math.min(start + step, end);
       const chosen = todo === null ? null : chosenOf(todo, start, to);
-      const bytes = chosen === null ? Math.min(to * blockSize, this.options.size) - start * blockSize : chosen.count * blockSize;
+      const bytes =
+        chosen === null
+          ? Math.min(to * blockSize, this.options.size) - start * blockSize
+          : chosen.count * blockSize;
       if (chosen === null ? await this.isZero(start, to) : chosen.count === 0) {
         onProgress?.(bytes);
         continue;
@@ -130,7 +138,8 @@ export class WindowSigner {
         end: to,
         todo: chosen?.bits ?? null,
         leaves: leaves.subarray((start - first) * DIGEST_BYTES, (to - first) * DIGEST_BYTES),
-        signatures: signatures?.subarray((start - first) * signatureBytes, (to - first) * signatureBytes) ?? null,
+        signatures:
+          signatures?.subarray((start - first) * signatureBytes, (to - first) * signatureBytes) ?? null,
       };
       const signed = pool.sign(segment).then(() => onProgress?.(bytes));
       signed.catch(() => undefined);

@@ -99,7 +99,9 @@ export class Connection {
     readable.on('end', () => this.ended());
     readable.on('close', () => this.ended());
     for (const stream of new Set([readable, writable]))
-      stream.on('error', (cause) => this.fail(systemError(cause, { path: transport.name, operation: 'connection' })));
+      stream.on('error', (cause) =>
+        this.fail(systemError(cause, { path: transport.name, operation: 'connection' })),
+      );
     this.timer = setInterval(() => this.tick(), (options.deadAfterMs ?? 60_000) / TICKS);
     this.timer.unref();
   }
@@ -208,7 +210,9 @@ export class Connection {
   /** Tells the peer what went wrong, as far as it still listens, and ends the connection. Never throws. */
   async abandon(error: DriftmapError, text = error.message): Promise<void> {
     if (this.failure === null && !this.leaving) {
-      const message = Buffer.from(text).subarray(0, MAX_WIRE_TEXT_BYTES - 4).toString();
+      const message = Buffer.from(text)
+        .subarray(0, MAX_WIRE_TEXT_BYTES - 4)
+        .toString();
       await this.sendControl(MessageType.error, { kind: error.kind, message }).catch(() => undefined);
     }
     this.leaving = true;
@@ -355,7 +359,8 @@ export class Connection {
         return;
       }
       case MessageType.ping:
-        if (this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES) void this.send(MessageType.pong).catch(() => undefined);
+        if (this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES)
+          void this.send(MessageType.pong).catch(() => undefined);
         return;
       case MessageType.pong:
         if (this.pingedAt !== null) {

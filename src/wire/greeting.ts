@@ -64,9 +64,13 @@ export async function greet(connection: Connection, options: GreetingOptions = {
     checkProof(connection, proof, proofOf(token, 'server', transcript));
   } else if (token) {
     // Whoever does not ask for the token has not shown that he knows it.
-    throw new DriftmapError('permission', 'the other site did not ask for the token: it may not be who it says', {
-      path: connection.peer,
-    });
+    throw new DriftmapError(
+      'permission',
+      'the other site did not ask for the token: it may not be who it says',
+      {
+        path: connection.peer,
+      },
+    );
   }
   connection.trust();
   return welcome.version;

@@ -118,7 +118,7 @@ export function encodeNodes({ window, level, parentLevel, parents, digests }: No
   front[4] = level;
   front[5] = parentLevel;
   view.setUint32(8, parents.length, true);
-  parents.forEach((parent, i) => view.setUint16(NODES_HEAD + 2 * i, parent, true));
+  for (const [i, parent] of parents.entries()) view.setUint16(NODES_HEAD + 2 * i, parent, true);
   return [front, digests];
 }
 

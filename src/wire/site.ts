@@ -46,8 +46,10 @@ export function parseSite(text: string): Site {
   if (!hostName.test(host)) throw refuse(`expected a host name, got '${host}'`);
   if (user !== undefined && !userName.test(user)) throw refuse(`expected a user name, got '${user}'`);
   const port = portText === undefined ? null : Number(portText);
-  if (port !== null && (port < 1 || port > 65535)) throw refuse(`expected a port from 1 to 65535, got ${port}`);
-  if (Buffer.byteLength(rest) > MAX_WIRE_TEXT_BYTES - 1 || rest.includes('\0')) throw refuse('the name is too long');
+  if (port !== null && (port < 1 || port > 65535))
+    throw refuse(`expected a port from 1 to 65535, got ${port}`);
+  if (Buffer.byteLength(rest) > MAX_WIRE_TEXT_BYTES - 1 || rest.includes('\0'))
+    throw refuse('the name is too long');
   if (rest === '') throw refuse('expected the name of a disk after the host');
   if (scheme === 'ssh') {
     const disk = rest.startsWith('~/') ? rest.slice(2) : `/${rest}`;

@@ -1,8 +1,8 @@
 /** Sessions over TCP: with TLS 1.3, where both sides show certificates or share a token; or plain, on loopback. */
 
 import { readFileSync } from 'node:fs';
-import { createServer, type AddressInfo, connect as netConnect, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer, connect as tlsConnect, type TLSSocket } from 'node:tls';
+import { type AddressInfo, createServer, connect as netConnect, type Server, type Socket } from 'node:net';
+import { createServer as createTlsServer, type TLSSocket, connect as tlsConnect } from 'node:tls';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { MAX_SESSIONS } from '../base/limits.ts';
 import { bareHost } from './site.ts';
@@ -154,7 +154,9 @@ export async function listenTcp({
   // Twice as many as can be served: the others are told so, in a greeting of theirs.
   server.maxConnections = 2 * MAX_SESSIONS;
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (cause) => reject(systemError(cause, { path: `${host}:${port}`, operation: 'listen' })));
+    server.once('error', (cause) =>
+      reject(systemError(cause, { path: `${host}:${port}`, operation: 'listen' })),
+    );
     server.listen(port, bareHost(host), resolve);
   });
   server.on('error', (cause) => onRefused?.(cause.message));
