@@ -18,10 +18,12 @@ import {
   workersOption,
 } from './options.ts';
 import { createProgressBar } from './progress-bar.ts';
+import { isRemote, runRemoteScan } from './remote-scan.ts';
 import { describeScan, scanAsJson } from './scan-report.ts';
+import { addSiteOptions, explainSites, type SiteFlags } from './site-options.ts';
 import { print } from './terminal.ts';
 
-interface ScanCommandOptions {
+interface ScanCommandOptions extends SiteFlags {
   blockSize: number;
   signature: AlgorithmName;
   compare: CompareMethod;
@@ -38,7 +40,7 @@ interface ScanCommandOptions {
 }
 
 export function defineScan(program: Command): void {
-  program
+  const command = program
     .command('scan')
     .summary('find where two disks differ')
     .description('Compares two virtual disks block by block and prints where they differ.')
@@ -63,7 +65,8 @@ export function defineScan(program: Command): void {
     .option('--resume <file>', 'go on from the bitmap of a scan that was stopped')
     .option('--all', 'print every range, not only the first twenty')
     .option('--json', 'print the result as one JSON object')
-    .option('-q, --quiet', 'no progress bar')
+    .option('-q, --quiet', 'no progress bar');
+  addSiteOptions(command)
     .addOption(formatOption('--production-format <format>', 'the production disk'))
     .addOption(formatOption('--replica-format <format>', 'the replica disk'))
     .addOption(allowOutsideOption())
@@ -81,12 +84,13 @@ Examples:
 Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a step is gptN, mbrN or
 lvm:GROUP/VOLUME:
   driftmap scan vm.raw lu0.img,lu1.img:gpt2/lvm:vg/vm --replica-format raw
-${explainExits}`,
+${explainSites}${explainExits}`,
     )
     .action(runScan);
 }
 
 async function runScan(production: string, replica: string, options: ScanCommandOptions): Promise<void> {
+  if (isRemote(production, replica)) return runRemoteScan(production, replica, options);
   const stop = new AbortController();
   const stopped = (signal: NodeJS.Signals) => {
     // The second time somebody means it.
