@@ -35,6 +35,7 @@ import {
   encodeEqual,
   encodeNodes,
   encodeTops,
+  leavesOfWindow,
   type Nodes,
   TOP_LEVEL,
   type TopRun,
@@ -52,7 +53,7 @@ export interface ComparisonOptions {
   readonly todo: PagedBits | null;
   /** Production leads. */
   readonly leads: boolean;
-  readonly link: Omit<Link, 'drift' | 'together'>;
+  readonly link: Omit<Link, 'drift' | 'leaves' | 'together'>;
   /** Called once for each block found to differ. */
   readonly onDiffer: (block: number) => void;
   /** Called once for each run of windows, `[first, end)`, about which all is known. */
@@ -217,16 +218,22 @@ export class Comparison {
     parentLevel: number,
     parents: readonly number[],
   ): Promise<void> {
+    const leaves = leavesOfWindow(window, this.options.blocks);
     const drift = Math.max(1e-5, this.looked === 0 ? 1e-3 : this.differing / this.looked);
-    const level = nextLevel(parentLevel, { ...this.options.link, drift, together: MAX_DESCENTS / 2 });
-    const digests = open.tree.digestsBelow(parentLevel, parents, level);
+    const level = nextLevel(parentLevel, {
+      ...this.options.link,
+      drift,
+      leaves,
+      together: MAX_DESCENTS / 2,
+    });
+    const digests = open.tree.digestsBelow(parentLevel, parents, level, leaves);
     open.level = level;
     const nodes: Nodes = { window, level, parentLevel, parents, digests };
     await this.options.connection.send(MessageType.nodes, ...encodeNodes(nodes));
   }
 
   private async takeNodes({ payload }: Frame): Promise<void> {
-    const nodes = decodeNodes(payload, this.topped);
+    const nodes = decodeNodes(payload, this.topped, this.options.blocks);
     const { window, level, parentLevel } = nodes;
     const open = this.open.get(window) ?? this.openBackground(window);
     if (parentLevel !== open.level || parentLevel === 0)

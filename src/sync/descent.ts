@@ -4,8 +4,7 @@
  * expected to differ, so it is worked out, and both sides may choose each time.
  */
 
-import { WINDOW_BLOCKS } from '../base/limits.ts';
-import { DIGEST_BYTES, FANOUT } from '../wire/messages.ts';
+import { DIGEST_BYTES, FANOUT, nodesAt } from '../wire/messages.ts';
 
 export interface Link {
   /** Seconds for a message there and its answer back. */
@@ -13,6 +12,8 @@ export interface Link {
   readonly bytesPerSecond: number;
   /** Share of the blocks that are expected to differ, 0 … 1. */
   readonly drift: number;
+  /** Blocks of the window. */
+  readonly leaves: number;
   /** Windows that descend at one time share the wait. */
   readonly together: number;
 }
@@ -30,8 +31,9 @@ export function nextLevel(parentLevel: number, link: Link): number {
 
 /** Expected time to reach the leaves when `level` is sent next, and the best is done from there on. */
 function secondsFrom(parentLevel: number, level: number, link: Link): number {
-  const parents = differingAt(parentLevel, link.drift);
-  const bytes = parents * FANOUT ** (parentLevel - level) * DIGEST_BYTES;
+  const parents = differingAt(parentLevel, link);
+  const bytes =
+    Math.min(parents * FANOUT ** (parentLevel - level), nodesAt(level, link.leaves)) * DIGEST_BYTES;
   const now = bytes / link.bytesPerSecond + link.roundTrip / 2 / link.together;
   if (level === 0) return now;
   let rest = Number.POSITIVE_INFINITY;
@@ -40,7 +42,6 @@ function secondsFrom(parentLevel: number, level: number, link: Link): number {
 }
 
 /** How many nodes of a window that differs are expected to differ at a level, when blocks differ independently. */
-function differingAt(level: number, drift: number): number {
-  const nodes = WINDOW_BLOCKS / FANOUT ** level;
-  return Math.max(1, nodes * (1 - (1 - drift) ** (FANOUT ** level)));
+function differingAt(level: number, { drift, leaves }: Link): number {
+  return Math.max(1, nodesAt(level, leaves) * (1 - (1 - drift) ** (FANOUT ** level)));
 }

@@ -16,7 +16,7 @@ import { SlotArena } from '../memory/shared-memory.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { Kernels, loadKernels } from '../signature/kernels.ts';
 import type { Signer } from '../signature/signer.ts';
-import { DIGEST_BYTES, FANOUT, type Nodes, nodesAt, TOP_LEVEL } from '../wire/messages.ts';
+import { DIGEST_BYTES, digestsBelow, FANOUT, type Nodes, nodesAt, TOP_LEVEL } from '../wire/messages.ts';
 
 export class DigestTree {
   /** Digests of each level, from the leaves up. */
@@ -34,12 +34,17 @@ export class DigestTree {
     return this.levels[0]!.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES);
   }
 
-  /** Digests at `level` of the descendants of some nodes at `parentLevel`, one parent after another. */
-  digestsBelow(parentLevel: number, parents: readonly number[], level: number): Uint8Array {
+  /**
+   * Digests at `level` of the descendants of some nodes at `parentLevel`, one parent after another.
+   * @param leaves how many of the window's blocks there are
+   */
+  digestsBelow(parentLevel: number, parents: readonly number[], level: number, leaves: number): Uint8Array {
     const each = FANOUT ** (parentLevel - level) * DIGEST_BYTES;
-    const digests = new Uint8Array(parents.length * each);
+    const end = nodesAt(level, leaves) * DIGEST_BYTES;
+    const digests = new Uint8Array(digestsBelow(parentLevel, parents, level, leaves) * DIGEST_BYTES);
+    const own = this.levels[level]!;
     for (const [i, parent] of parents.entries())
-      digests.set(this.levels[level]!.subarray(parent * each, (parent + 1) * each), i * each);
+      digests.set(own.subarray(parent * each, Math.min((parent + 1) * each, end)), i * each);
     return digests;
   }
 
@@ -48,14 +53,14 @@ export class DigestTree {
     const children = FANOUT ** (parentLevel - level);
     const own = this.levels[level]!;
     const found: number[] = [];
-    parents.forEach((parent, i) => {
+    for (const [i, parent] of parents.entries()) {
       for (let child = 0; child < children; child++) {
+        const theirs = (i * children + child) * DIGEST_BYTES;
+        if (theirs === digests.length) break;
         const node = parent * children + child;
-        const a = node * DIGEST_BYTES;
-        const b = (i * children + child) * DIGEST_BYTES;
-        if (!sameDigest(own, a, digests, b)) found.push(node);
+        if (!sameDigest(own, node * DIGEST_BYTES, digests, theirs)) found.push(node);
       }
-    });
+    }
     return found;
   }
 }

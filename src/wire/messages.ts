@@ -106,9 +106,26 @@ export interface Nodes {
 
 const NODES_HEAD = 12;
 
-/** How many nodes a tree has at a level. */
-export function nodesAt(level: number): number {
-  return WINDOW_BLOCKS / FANOUT ** level;
+/** How many nodes a tree over so many blocks has at a level; what lies past a disk's end is never sent. */
+export function nodesAt(level: number, leaves = WINDOW_BLOCKS): number {
+  return Math.ceil(leaves / FANOUT ** level);
+}
+
+/** Blocks of a window: the last one of a disk may have fewer. */
+export function leavesOfWindow(window: number, blocks: number): number {
+  return Math.min(WINDOW_BLOCKS, blocks - window * WINDOW_BLOCKS);
+}
+
+/** Digests at `level` below some nodes at `parentLevel`: only the last node of a tree may have fewer than the others. */
+export function digestsBelow(
+  parentLevel: number,
+  parents: readonly number[],
+  level: number,
+  leaves: number,
+): number {
+  const each = FANOUT ** (parentLevel - level);
+  const last = parents[parents.length - 1]!;
+  return (parents.length - 1) * each + Math.min(each, nodesAt(level, leaves) - last * each);
 }
 
 export function encodeNodes({ window, level, parentLevel, parents, digests }: Nodes): Uint8Array[] {
@@ -122,7 +139,8 @@ export function encodeNodes({ window, level, parentLevel, parents, digests }: No
   return [front, digests];
 }
 
-export function decodeNodes(payload: Uint8Array, windows: number): Nodes {
+/** @param blocks how many the disk has */
+export function decodeNodes(payload: Uint8Array, windows: number, blocks: number): Nodes {
   if (payload.length < NODES_HEAD) refuse('nodes', `got ${payload.length} bytes`);
   const view = viewOf(payload);
   const window = view.getUint32(0, true);
@@ -132,10 +150,10 @@ export function decodeNodes(payload: Uint8Array, windows: number): Nodes {
   if (window >= windows) refuse('nodes', `expected a window below ${windows}, got ${window}`);
   if (parentLevel > TOP_LEVEL || level >= parentLevel || view.getUint16(6, true) !== 0)
     refuse('nodes', `expected levels from 0 to ${TOP_LEVEL}, got ${level} below ${parentLevel}`);
-  const each = FANOUT ** (parentLevel - level) * DIGEST_BYTES;
-  const most = nodesAt(parentLevel);
-  if (count === 0 || count > most || payload.length !== NODES_HEAD + count * (2 + each))
-    refuse('nodes', `expected 1 to ${most} nodes that fill it, got ${count} in ${payload.length} bytes`);
+  const leaves = leavesOfWindow(window, blocks);
+  const most = nodesAt(parentLevel, leaves);
+  if (count === 0 || count > most || payload.length < NODES_HEAD + count * 2)
+    refuse('nodes', `expected 1 to ${most} nodes, got ${count} in ${payload.length} bytes`);
   let last = -1;
   const parents = Array.from({ length: count }, (_, i) => {
     const parent = view.getUint16(NODES_HEAD + 2 * i, true);
@@ -144,6 +162,9 @@ export function decodeNodes(payload: Uint8Array, windows: number): Nodes {
     last = parent;
     return parent;
   });
+  const expected = digestsBelow(parentLevel, parents, level, leaves) * DIGEST_BYTES;
+  if (payload.length !== NODES_HEAD + 2 * count + expected)
+    refuse('nodes', `expected ${expected} bytes of digests, got ${payload.length - NODES_HEAD - 2 * count}`);
   return { window, level, parentLevel, parents, digests: payload.subarray(NODES_HEAD + 2 * count) };
 }
 

@@ -3,8 +3,8 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { memoryPair, type Transport } from '../../src/wire/transport.ts';
 import { Connection } from '../../src/wire/connection.ts';
+import { memoryPair, type Transport } from '../../src/wire/transport.ts';
 
 export const KiB = 1024;
 export const MiB = 1024 * KiB;

@@ -23,7 +23,10 @@ function withPeer(options = {}) {
 }
 
 function pairOf(options = {}): [Connection, Connection] {
-  const [a, b] = memoryPair().map((transport) => new Connection(transport, options)) as [Connection, Connection];
+  const [a, b] = memoryPair().map((transport) => new Connection(transport, options)) as [
+    Connection,
+    Connection,
+  ];
   a.trust();
   b.trust();
   return [a, b];
@@ -64,7 +67,8 @@ describe('a connection', () => {
     const count = 40;
     const talk = async (connection: Connection) => {
       const sending = (async () => {
-        for (let i = 0; i < count; i++) await connection.send(MessageType.data, new Uint8Array(MAX_DATA_BYTES));
+        for (let i = 0; i < count; i++)
+          await connection.send(MessageType.data, new Uint8Array(MAX_DATA_BYTES));
       })();
       for (let i = 0; i < count; i++) await connection.receive();
       await sending;
@@ -76,10 +80,12 @@ describe('a connection', () => {
   it('refuses a peer that sends more than it has credit for', async () => {
     const { connection, send } = withPeer();
     connection.trust();
-    for (let i = 0; i <= WIRE_CREDIT_BYTES / MAX_DATA_BYTES; i++) send(MessageType.data, new Uint8Array(MAX_DATA_BYTES));
+    for (let i = 0; i <= WIRE_CREDIT_BYTES / MAX_DATA_BYTES; i++)
+      send(MessageType.data, new Uint8Array(MAX_DATA_BYTES));
     await pause(50);
     const errors: DriftmapError[] = [];
-    for (let i = 0; i < 30 && errors.length === 0; i++) await connection.receive().catch((error) => errors.push(error));
+    for (let i = 0; i < 30 && errors.length === 0; i++)
+      await connection.receive().catch((error) => errors.push(error));
     expect(errors[0]?.message).toContain('more than it had credit for');
     expect(errors[0]?.kind).toBe('malformed');
   });

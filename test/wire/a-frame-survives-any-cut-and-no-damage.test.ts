@@ -9,7 +9,9 @@ const frames = fc.array(
 );
 
 function streamOf(list: readonly Frame[]): Uint8Array {
-  return Buffer.concat(list.flatMap(({ type, payload }, i) => [encodeFrameHead(type, i, [payload]), payload]));
+  return Buffer.concat(
+    list.flatMap(({ type, payload }, i) => [encodeFrameHead(type, i, [payload]), payload]),
+  );
 }
 
 function read(chunks: readonly Uint8Array[], maxPayload = 1000): Frame[] {
@@ -24,7 +26,9 @@ describe('frames', () => {
     fc.assert(
       fc.property(frames, fc.array(fc.integer({ min: 0, max: 3000 }), { maxLength: 10 }), (list, cuts) => {
         const stream = streamOf(list);
-        const places = [0, ...cuts.map((cut) => cut % (stream.length + 1)), stream.length].sort((a, b) => a - b);
+        const places = [0, ...cuts.map((cut) => cut % (stream.length + 1)), stream.length].sort(
+          (a, b) => a - b,
+        );
         const chunks = places.slice(1).map((end, i) => stream.subarray(places[i], end));
         expect(read(chunks).map(({ type, payload }) => [type, [...payload]])).toEqual(
           list.map(({ type, payload }) => [type, [...payload]]),

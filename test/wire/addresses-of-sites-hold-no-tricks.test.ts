@@ -8,9 +8,23 @@ describe('addresses of sites', () => {
     expect(parseSite('ssh://host/srv/vm.raw')).toEqual({
       ...{ kind: 'ssh', host: 'host', user: null, port: null, disk: '/srv/vm.raw' },
     });
-    expect(parseSite('ssh://me@host:2222/~/vm.raw')).toMatchObject({ user: 'me', port: 2222, disk: 'vm.raw' });
-    expect(parseSite('driftmaps://h.example:7000/vm')).toMatchObject({ kind: 'tcp', tls: true, port: 7000, disk: 'vm' });
-    expect(parseSite('driftmap://[::1]/a/b')).toMatchObject({ tls: false, host: '[::1]', port: 7117, disk: 'a/b' });
+    expect(parseSite('ssh://me@host:2222/~/vm.raw')).toMatchObject({
+      user: 'me',
+      port: 2222,
+      disk: 'vm.raw',
+    });
+    expect(parseSite('driftmaps://h.example:7000/vm')).toMatchObject({
+      kind: 'tcp',
+      tls: true,
+      port: 7000,
+      disk: 'vm',
+    });
+    expect(parseSite('driftmap://[::1]/a/b')).toMatchObject({
+      tls: false,
+      host: '[::1]',
+      port: 7117,
+      disk: 'a/b',
+    });
   });
 
   it('without a scheme are disks here, whatever they look like', () => {
@@ -36,7 +50,10 @@ describe('addresses of sites', () => {
   });
 
   it('are read or refused, and a host never begins with a dash', () => {
-    const text = fc.tuple(fc.constantFrom('ssh://', 'driftmap://', 'driftmaps://'), fc.string({ maxLength: 40 }));
+    const text = fc.tuple(
+      fc.constantFrom('ssh://', 'driftmap://', 'driftmaps://'),
+      fc.string({ maxLength: 40 }),
+    );
     fc.assert(
       fc.property(text, ([scheme, rest]) => {
         try {
@@ -51,6 +68,8 @@ describe('addresses of sites', () => {
 
   it('tell loopback from what others can reach', () => {
     expect(['127.0.0.1', 'localhost', '[::1]', '127.3.2.1'].every(isLoopback)).toBe(true);
-    expect(['0.0.0.0', '::', '10.0.0.1', 'localhost.example', '127.0.0.1.example'].some(isLoopback)).toBe(false);
+    expect(['0.0.0.0', '::', '10.0.0.1', 'localhost.example', '127.0.0.1.example'].some(isLoopback)).toBe(
+      false,
+    );
   });
 });

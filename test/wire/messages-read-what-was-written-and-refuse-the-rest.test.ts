@@ -27,17 +27,16 @@ import {
 
 const WINDOWS = 1000;
 const BLOCKS = 5000;
+const MANY = WINDOWS * 65_536;
 
 /** Ascending, disjoint runs below a bound. */
 const runsBelow = (bound: number) =>
-  fc
-    .uniqueArray(fc.integer({ min: 0, max: bound }), { minLength: 2, maxLength: 12 })
-    .map((places) => {
-      const sorted = [...places].sort((a, b) => a - b);
-      const runs: { first: number; end: number }[] = [];
-      for (let i = 0; i + 1 < sorted.length; i += 2) runs.push({ first: sorted[i]!, end: sorted[i + 1]! });
-      return runs;
-    });
+  fc.uniqueArray(fc.integer({ min: 0, max: bound }), { minLength: 2, maxLength: 12 }).map((places) => {
+    const sorted = [...places].sort((a, b) => a - b);
+    const runs: { first: number; end: number }[] = [];
+    for (let i = 0; i + 1 < sorted.length; i += 2) runs.push({ first: sorted[i]!, end: sorted[i + 1]! });
+    return runs;
+  });
 
 const digest = fc.uint8Array({ minLength: DIGEST_BYTES, maxLength: DIGEST_BYTES });
 
@@ -48,7 +47,9 @@ describe('messages', () => {
         const tops = runs.map((run) => ({ ...run, digest: top }));
         expect(decodeTops(encodeTops(tops), WINDOWS)).toEqual(tops);
         expect(decodeEqual(encodeEqual(runs), WINDOWS)).toEqual(runs);
-        expect(() => decodeEqual(encodeEqual(runs), runs.at(-1)!.end - 1)).toThrow('expected ascending windows');
+        expect(() => decodeEqual(encodeEqual(runs), runs.at(-1)!.end - 1)).toThrow(
+          'expected ascending windows',
+        );
         if (runs.length > 1)
           expect(() => decodeEqual(encodeEqual([...runs].reverse()), WINDOWS)).toThrow('expected ascending');
       }),
@@ -63,18 +64,29 @@ describe('messages', () => {
         fc.uniqueArray(fc.nat(), { minLength: 1, maxLength: 5 }),
         (parentLevel, skip, picks) => {
           const level = Math.max(0, parentLevel - skip);
-          const parents = [...new Set(picks.map((pick) => pick % nodesAt(parentLevel)))].sort((a, b) => a - b);
+          const parents = [...new Set(picks.map((pick) => pick % nodesAt(parentLevel)))].sort(
+            (a, b) => a - b,
+          );
           const each = FANOUT ** (parentLevel - level) * DIGEST_BYTES;
           const digests = new Uint8Array(parents.length * each).map((_, i) => i);
           const nodes = { window: 7, level, parentLevel, parents, digests };
           const payload = Buffer.concat(encodeNodes(nodes));
-          expect(decodeNodes(payload, WINDOWS)).toEqual({ ...nodes, digests: expect.anything() });
-          expect([...decodeNodes(payload, WINDOWS).digests]).toEqual([...digests]);
-          expect(() => decodeNodes(payload.subarray(1), WINDOWS)).toThrow(DriftmapError);
-          expect(() => decodeNodes(payload, 7)).toThrow('expected a window below 7');
+          expect(decodeNodes(payload, WINDOWS, MANY)).toEqual({ ...nodes, digests: expect.anything() });
+          expect([...decodeNodes(payload, WINDOWS, MANY).digests]).toEqual([...digests]);
+          expect(() => decodeNodes(payload.subarray(1), WINDOWS, MANY)).toThrow(DriftmapError);
+          expect(() => decodeNodes(payload, 7, MANY)).toThrow('expected a window below 7');
         },
       ),
     );
+  });
+
+  it('nodes at the end of a disk, without what lies past it', () => {
+    // A window of 300 blocks: 19 nodes at level 1, the last one with 12 leaves; 2 at level 2.
+    const nodes = { window: 0, level: 0, parentLevel: 1, parents: [0, 18], digests: new Uint8Array(28 * 16) };
+    const payload = Buffer.concat(encodeNodes(nodes));
+    expect(decodeNodes(payload, 1, 300).parents).toEqual([0, 18]);
+    expect(() => decodeNodes(payload, 1, 301)).toThrow('expected 464 bytes of digests, got 448');
+    expect(() => decodeNodes(payload, 1, 288)).toThrow(DriftmapError);
   });
 
   it('differ, as a list and as bits', () => {
@@ -88,7 +100,10 @@ describe('messages', () => {
 
   it('bitmap parts', () => {
     const part = { total: 100, offset: 20, bytes: new Uint8Array(30).fill(9) };
-    expect(decodeBitmapPart(Buffer.concat(encodeBitmapPart(part)))).toEqual({ ...part, bytes: expect.anything() });
+    expect(decodeBitmapPart(Buffer.concat(encodeBitmapPart(part)))).toEqual({
+      ...part,
+      bytes: expect.anything(),
+    });
     const past = Buffer.concat(encodeBitmapPart({ ...part, offset: 80 }));
     expect(() => decodeBitmapPart(past)).toThrow('expected 100 bytes in all, got 110');
   });
@@ -103,7 +118,9 @@ describe('messages', () => {
         const back = decodeSignatures(payload, BLOCKS, 0);
         expect(back.runs).toEqual(runs);
         expect(Buffer.compare(back.digests, digests)).toBe(0);
-        expect(() => decodeSignatures(payload, BLOCKS, runs[0]!.start + 1)).toThrow('expected ascending blocks');
+        expect(() => decodeSignatures(payload, BLOCKS, runs[0]!.start + 1)).toThrow(
+          'expected ascending blocks',
+        );
         expect(() => decodeSignatures(payload.subarray(0, -1), BLOCKS, 0)).toThrow(DriftmapError);
       }),
     );
@@ -121,7 +138,12 @@ describe('messages', () => {
 
   it('data that does not lie on the disk, or does not fit its encoding, is refused', () => {
     const SIZE = 10_000_000_000;
-    const good = { offset: 8_000_000_000, length: 100, encoding: Encoding.plain, stored: new Uint8Array(100) };
+    const good = {
+      offset: 8_000_000_000,
+      length: 100,
+      encoding: Encoding.plain,
+      stored: new Uint8Array(100),
+    };
     const encode = (data: object) => Buffer.concat(encodeData({ ...good, ...data }));
     expect(decodeData(encode({}), SIZE)).toEqual({ ...good, stored: expect.anything() });
     const zeros = { encoding: Encoding.zero, stored: new Uint8Array(0), length: 2 ** 30 };
@@ -145,7 +167,7 @@ describe('messages', () => {
     const decoders: ((payload: Uint8Array) => unknown)[] = [
       (payload) => decodeTops(payload, WINDOWS),
       (payload) => decodeEqual(payload, WINDOWS),
-      (payload) => decodeNodes(payload, WINDOWS),
+      (payload) => decodeNodes(payload, WINDOWS, MANY),
       (payload) => decodeDiffer(payload, WINDOWS),
       (payload) => decodeBitmapPart(payload),
       (payload) => decodeSignatures(payload, BLOCKS, 0),
@@ -156,7 +178,9 @@ describe('messages', () => {
     const bytes = fc.oneof(
       fc.uint8Array({ maxLength: 200 }),
       // Small numbers, which come closer to what is right.
-      fc.array(fc.constantFrom(0, 0, 0, 1, 2, 4, 16, 255), { maxLength: 200 }).map((list) => Uint8Array.from(list)),
+      fc
+        .array(fc.constantFrom(0, 0, 0, 1, 2, 4, 16, 255), { maxLength: 200 })
+        .map((list) => Uint8Array.from(list)),
     );
     let refused = 0;
     fc.assert(

@@ -9,7 +9,9 @@ const token = new Uint8Array(32).fill(1);
 const other = new Uint8Array(32).fill(2);
 
 async function meet(client: GreetingOptions, server: GreetingOptions, bindings: (Uint8Array | null)[] = []) {
-  const transports = memoryPair().map((transport, i): Transport => ({ ...transport, binding: bindings[i] ?? null }));
+  const transports = memoryPair().map(
+    (transport, i): Transport => ({ ...transport, binding: bindings[i] ?? null }),
+  );
   const [a, b] = transports.map((transport) => new Connection(transport)) as [Connection, Connection];
   const settle = (connection: Connection, run: Promise<number>) =>
     run.catch(async (error: DriftmapError) => {
