@@ -114,6 +114,7 @@ export class DiskWriter {
    * written then), and what the unit throws.
    */
   async write(offset: ByteOffset, source: Uint8Array): Promise<void> {
+    this.checkSize();
     for (let done = 0; done < source.length; ) {
       const { place, length } = this.placeAt(offset + done, source.length - done);
       if (place === null) throw this.noPlace(offset + done, length);
@@ -125,6 +126,7 @@ export class DiskWriter {
 
   /** Makes a range read as zeros, and gives its storage back where that is possible. */
   async zero({ offset, length }: ByteRange): Promise<void> {
+    this.checkSize();
     for (let at = offset; at < offset + length; ) {
       const run = this.placeAt(at, Math.min(offset + length - at, ZERO_STEP));
       if (run.place !== null) {
@@ -136,7 +138,20 @@ export class DiskWriter {
   }
 
   async flush(): Promise<void> {
+    this.checkSize();
     await this.unit.flush();
+  }
+
+  /**
+   * A file that was cut and written past its new end is as long as before, with a hole where data was. So its size
+   * is asked before each write; a unit whose generation does not tell it cannot be cut unseen either.
+   */
+  private checkSize(): void {
+    const generation = this.unit.generation();
+    const at = generation.indexOf('@');
+    if (at <= 0 || Number(generation.slice(0, at)) === this.unit.size) return;
+    const reason = `it has ${generation.slice(0, at)} bytes now and had ${this.unit.size} when it was opened: somebody changed its size; compare everything (--full)`;
+    throw new DriftmapError('io', reason, { path: this.disk.name, operation: 'write' });
   }
 
   /** Where the bytes at `offset` can be written, for how long; no place where the image has none. */
