@@ -7,6 +7,7 @@ import { defineBitmap } from './bitmap-command.ts';
 import { defineCompletion } from './completion-command.ts';
 import { defineDemo } from './demo-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
+import { defineFailover, defineState } from './failover-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineServe } from './serve-command.ts';
@@ -49,6 +50,8 @@ for (const define of [
   defineSync,
   defineVerify,
   defineServe,
+  defineState,
+  defineFailover,
   defineMap,
   defineSignatures,
   defineBitmap,

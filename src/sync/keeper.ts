@@ -35,7 +35,8 @@ export class StateKeeper {
   /** Bytes in a row that were written last: a block is right when it lies in them wholly. */
   private row: { start: number; end: number } = { start: 0, end: 0 };
   private stored = false;
-  private status: ReplicaStatus;
+  /** Null before anything is stored of a disk that has no state yet. */
+  private status: ReplicaStatus | null;
   private since: string;
   private consistentAt: string | null;
   private generation: string | null;
@@ -45,7 +46,7 @@ export class StateKeeper {
     this.options = options;
     this.bitmap = bitmap;
     this.written = new PagedBits(bitmap.blocks);
-    this.status = prior?.status ?? 'comparing';
+    this.status = prior?.status ?? null;
     this.since = prior?.since ?? this.now();
     this.consistentAt = prior?.consistentAt ?? null;
     this.generation = prior?.generation ?? null;
@@ -139,7 +140,7 @@ export class StateKeeper {
 
   private save(): void {
     const { path, format } = this.options;
-    if (path === null) return;
+    if (path === null || this.status === null) return;
     const { status, since, consistentAt, generation, epoch, bitmap } = this;
     saveState({ status, since, consistentAt, generation, epoch, format, bitmap }, path);
   }

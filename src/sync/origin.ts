@@ -61,7 +61,7 @@ function lineageOf(state: ReplicaState | null, disk: VirtualDisk): Lineage | nul
     partner: production.identity,
     partnerGeneration: production.generation,
     epoch: state.epoch,
-    written: generation !== replica.generation || state.bitmap.count > 0,
+    written: generation !== replica.generation,
     marked: generation === state.generation && !/(?:^| )(?:device|live)(?: |$)/.test(generation),
   };
 }

@@ -5,7 +5,6 @@
  *
  * After the preamble and a MessagePack header comes the bitmap, as the bytes of a `.drift` file.
  *
- *   comparing       the two were being compared: blocks that are not covered are not known
  *   synchronizing   all marks are known; blocks that are marked may hold old data, new data, or a torn mixture
  *   consistent      no mark: equal to production as it was then
  *   failed-over     this disk is the production side now; marks say what was written to it since
@@ -28,7 +27,7 @@ const format: FramedFormat = {
   maxHeaderBytes: MAX_STATE_HEADER_BYTES,
 };
 
-export type ReplicaStatus = 'comparing' | 'synchronizing' | 'consistent' | 'failed-over';
+export type ReplicaStatus = 'synchronizing' | 'consistent' | 'failed-over';
 
 export interface ReplicaState {
   readonly status: ReplicaStatus;
@@ -47,7 +46,7 @@ export interface ReplicaState {
 }
 
 const shape = record({
-  status: oneOf('comparing', 'synchronizing', 'consistent', 'failed-over'),
+  status: oneOf('synchronizing', 'consistent', 'failed-over'),
   since: text(40),
   consistentAt: optional(text(40)),
   epoch: count(2 ** 32, 1),

@@ -78,49 +78,45 @@ describe('ssh', () => {
 });
 
 const sshd = tool('sshd') ?? 'sshd';
-describeWith(
-  tool('ssh') === null ? ['ssh'] : ['ssh', 'ssh-keygen', ...(tool('sshd') ? [] : ['sshd'])],
-  'a real sshd',
-  () => {
-    it('on loopback carries a session', async () => {
-      const home = join(folder, 'sshd');
-      mkdirSync(home, { mode: 0o700 });
-      const key = join(home, 'key');
-      execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
-      execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(home, 'host')]);
-      execFileSync('cp', [`${key}.pub`, join(home, 'authorized')]);
-      chmodSync(join(home, 'authorized'), 0o600);
-      const port = await freePort();
-      const config = join(home, 'config');
-      writeFileSync(
-        config,
-        [
-          `Port ${port}`,
-          'ListenAddress 127.0.0.1',
-          `HostKey ${join(home, 'host')}`,
-          `AuthorizedKeysFile ${join(home, 'authorized')}`,
-          'StrictModes no',
-          'UsePAM no',
-          'PidFile none',
-          'PermitRootLogin prohibit-password',
-        ].join('\n'),
-      );
-      spawnSync('mkdir', ['-p', '/run/sshd']);
-      const server = spawn(sshd, ['-D', '-e', '-f', config], { stdio: 'ignore' });
-      try {
-        await reachable(port);
-        const ssh = `ssh -i ${key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR`;
-        const { production, replica } = pair();
-        const to = `ssh://${userInfo().username}@127.0.0.1:${port}${replica}`;
-        const result = await sync({ production, replica: to, ssh, remoteCommand, workers });
-        expect(result.consistent).toBe(true);
-        expect(sameFiles(production, replica)).toBe(true);
-      } finally {
-        server.kill();
-      }
-    });
-  },
-);
+describeWith(['ssh', 'ssh-keygen', 'sshd'], 'a real sshd', () => {
+  it('on loopback carries a session', async () => {
+    const home = join(folder, 'sshd');
+    mkdirSync(home, { mode: 0o700 });
+    const key = join(home, 'key');
+    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
+    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(home, 'host')]);
+    execFileSync('cp', [`${key}.pub`, join(home, 'authorized')]);
+    chmodSync(join(home, 'authorized'), 0o600);
+    const port = await freePort();
+    const config = join(home, 'config');
+    writeFileSync(
+      config,
+      [
+        `Port ${port}`,
+        'ListenAddress 127.0.0.1',
+        `HostKey ${join(home, 'host')}`,
+        `AuthorizedKeysFile ${join(home, 'authorized')}`,
+        'StrictModes no',
+        'UsePAM no',
+        'PidFile none',
+        'PermitRootLogin prohibit-password',
+      ].join('\n'),
+    );
+    spawnSync('mkdir', ['-p', '/run/sshd']);
+    const server = spawn(sshd, ['-D', '-e', '-f', config], { stdio: 'ignore' });
+    try {
+      await reachable(port);
+      const ssh = `ssh -i ${key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR`;
+      const { production, replica } = pair();
+      const to = `ssh://${userInfo().username}@127.0.0.1:${port}${replica}`;
+      const result = await sync({ production, replica: to, ssh, remoteCommand, workers });
+      expect(result.consistent).toBe(true);
+      expect(sameFiles(production, replica)).toBe(true);
+    } finally {
+      server.kill();
+    }
+  });
+});
 
 async function freePort(): Promise<number> {
   const server = createServer();
