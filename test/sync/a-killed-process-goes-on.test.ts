@@ -86,7 +86,7 @@ describe('a session whose processes are killed', () => {
         const run = start(production, replica, '120M');
         const whom = Math.floor(random() * 3);
         const timer = pause(
-          kills < wanted && performance.now() < latest ? 100 + random() * 1800 : 60_000,
+          kills < wanted && performance.now() < latest ? 100 + random() * whole : 60_000,
           'late',
           { ref: false },
         );
