@@ -100,15 +100,20 @@ function isAlive({ pid, start, host }: Holder): boolean {
     return (cause as NodeJS.ErrnoException).code === 'EPERM';
   }
   const now = startOf(pid);
+  if (now === DEAD) return false;
   return now === null || start === '?' || now === start;
 }
+
+/** A process that has ended and that nobody has waited for: it holds nothing. */
+const DEAD = 'dead';
 
 /** When a process began, in the kernel's ticks: a number that is used again has another. Null where unknown. */
 function startOf(pid: number): string | null {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The name, in parentheses, may hold spaces; the start is the 20th field after it (proc(5)).
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null;
+    // The name, in parentheses, may hold spaces; after it come the state and, as the 20th field, the start (proc(5)).
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' || fields[0] === 'X' ? DEAD : (fields[19] ?? null);
   } catch {
     return null;
   }

@@ -73,6 +73,11 @@ describe('a session whose processes are killed', () => {
     writeFileSync(production, bytes);
     const seen: Record<string, number> = {};
     const latest = performance.now() + budgetMs;
+    // How long an undisturbed run takes here and now: kills fall anywhere within it.
+    writeFileSync(replica, noise(bytes.length, 99));
+    const began = performance.now();
+    expect(await start(production, replica, '120M').ended).toBe(0);
+    const whole = performance.now() - began;
     let kills = 0;
     let rounds = 0;
     while (kills < wanted && performance.now() < latest) {
