@@ -54,6 +54,7 @@ export interface Target {
 export async function openTarget(options: TargetOptions, production: DiskInfo): Promise<Target> {
   const { replica } = options;
   const path = typeof replica === 'string' ? canonical(replica) : null;
+  if (path !== null && options.state === undefined) refuseDevice(path);
   const stateAt = options.state ?? (path === null ? null : statePath(path));
   const unlock = stateAt === null ? () => undefined : lock(`${stateAt}.lock`);
   try {
@@ -62,6 +63,14 @@ export async function openTarget(options: TargetOptions, production: DiskInfo): 
     unlock();
     throw error;
   }
+}
+
+/** Beside a device there is no place that survives a restart. */
+function refuseDevice(path: string): void {
+  if (!statSync(path, { throwIfNoEntry: false })?.isBlockDevice()) return;
+  const reason =
+    'a block device has no place for its state beside it: name a file that survives a restart (--state, or state= of a grant)';
+  throw new DriftmapError('argument', reason, { path });
 }
 
 /** One disk has one state and one lock, whatever links lead to it. */
