@@ -5,7 +5,7 @@
 
 import * as zlib from 'node:zlib';
 import { DriftmapError } from '../base/errors.ts';
-import type { ByteOffset } from '../base/units.ts';
+import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { type Data, Encoding } from '../wire/messages.ts';
 
 export type Codec = 'deflate' | 'zstd';
@@ -39,6 +39,60 @@ const WORTH = 0.95;
 const FIRST_PAUSE = 4;
 const LONGEST_PAUSE = 64;
 
+/** What a gauge looks at. */
+export interface GaugedLink {
+  readonly waitedMs: number;
+  readonly bytesSent: ByteCount;
+  readonly roundTrip: number | null;
+}
+
+/** Looks again after so long. */
+const GAUGE_MS = 100;
+/** The link is what we wait for when messages wait for it this share of the time … */
+const WAITING_SHARE = 0.25;
+/** … and it is no faster than a few threads compress. */
+const FAST_BYTES_PER_SECOND = 250e6;
+/** The kernel takes some megabytes before anybody waits: so many looks must find the link idle before that counts. */
+const PATIENCE = 10;
+/** Before anything is measured: a link that takes longer to answer is worth compressing for. */
+const FAR_SECONDS = 0.002;
+
+/** Whether the link is what everybody waits for. */
+export class LinkGauge {
+  private readonly link: GaugedLink;
+  private readonly now: () => number;
+  private at: number;
+  private waitedMs: number;
+  private bytesSent: ByteCount;
+  private answer: boolean;
+  private idle = 0;
+
+  constructor(link: GaugedLink, now: () => number = () => performance.now()) {
+    this.link = link;
+    this.now = now;
+    this.at = now();
+    this.waitedMs = link.waitedMs;
+    this.bytesSent = link.bytesSent;
+    this.answer = (link.roundTrip ?? 0) > FAR_SECONDS;
+  }
+
+  get isBound(): boolean {
+    const { link } = this;
+    const now = this.now();
+    const elapsed = now - this.at;
+    if (elapsed < GAUGE_MS) return this.answer;
+    const share = (link.waitedMs - this.waitedMs) / elapsed;
+    const rate = ((link.bytesSent - this.bytesSent) / elapsed) * 1000;
+    const bound = share > WAITING_SHARE && rate < FAST_BYTES_PER_SECOND;
+    this.idle = bound ? 0 : this.idle + 1;
+    this.answer = bound || (this.answer && this.idle < PATIENCE && rate < FAST_BYTES_PER_SECOND);
+    this.at = now;
+    this.waitedMs = link.waitedMs;
+    this.bytesSent = link.bytesSent;
+    return this.answer;
+  }
+}
+
 export class Packer {
   private readonly codec: Codec | null;
   private readonly compression: Compression;
@@ -50,8 +104,8 @@ export class Packer {
     this.compression = compression;
   }
 
-  /** @param linkWaits whether the network has less to do than it could: then compressing only holds things up */
-  async pack(offset: ByteOffset, bytes: Uint8Array, linkWaits: boolean): Promise<Data> {
+  /** @param bound whether the link is what everybody waits for: else compressing only holds things up */
+  async pack(offset: ByteOffset, bytes: Uint8Array, bound: boolean): Promise<Data> {
     const { length } = bytes;
     const plain: Data = { offset, length, encoding: Encoding.plain, stored: bytes };
     const { codec } = this;
@@ -61,7 +115,7 @@ export class Packer {
         this.skip--;
         return plain;
       }
-      if (linkWaits) return plain;
+      if (!bound) return plain;
     }
     const stored = await compress(codec, bytes);
     if (stored.length >= length * WORTH) {

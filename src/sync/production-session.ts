@@ -41,7 +41,7 @@ import {
 import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { Comparer } from './comparer.ts';
 import { piecesOf } from './marked-pieces.ts';
-import { type Codec, type Compression, isZeros, Packer } from './packer.ts';
+import { type Codec, type Compression, isZeros, LinkGauge, Packer } from './packer.ts';
 import type { SyncTotals } from './progress.ts';
 import { infoOf, stampOf, withPath } from './replica-session.ts';
 
@@ -93,6 +93,7 @@ export class ProductionSession {
   private readonly generation: string;
   private readonly side: Side;
   private readonly packer: Packer;
+  private gauge: LinkGauge;
   private checkpoints = 0;
   private durable = 0;
   private comparer: Comparer | null = null;
@@ -102,6 +103,7 @@ export class ProductionSession {
     this.generation = options.disk.generation();
     this.side = new Side(options.disk);
     this.packer = new Packer(options.codec, options.compression);
+    this.gauge = new LinkGauge(options.connection);
   }
 
   async run(): Promise<void> {
@@ -306,6 +308,8 @@ export class ProductionSession {
   private async sendMarked(bitmap: SyncBitmap): Promise<void> {
     const { totals, connection } = this.options;
     totals.begin('sending', bitmap.markedBytes);
+    // What was measured while comparing says nothing of sending.
+    this.gauge = new LinkGauge(connection);
     const sent = bitmap.marks.clone();
     const pieces = piecesOf(sent.runs(), this.side, bitmap);
     const ahead: Promise<Data>[] = [];
@@ -340,7 +344,7 @@ export class ProductionSession {
       const pending = this.side.read(offset, bytes);
       if (pending) await pending;
       if (isZeros(bytes)) return { offset, length, encoding: Encoding.zero, stored: nothing };
-      return this.packer.pack(offset, bytes, this.options.connection.unsentBytes === 0);
+      return this.packer.pack(offset, bytes, this.gauge.isBound);
     })();
     packing.catch(() => undefined);
     return packing;

@@ -87,6 +87,8 @@ export class Connection {
   private peerLeft = false;
   private readonly timer: NodeJS.Timeout;
   private silentTicks = 0;
+  private waited = 0;
+  private waitingSince: number | null = null;
   private pingedAt: number | null = null;
   private measured: number | null = null;
 
@@ -110,7 +112,12 @@ export class Connection {
     return this.transport.name;
   }
 
-  /** Bytes that wait for the network: more than none means that the network is what we wait for. */
+  /** Milliseconds that messages have waited for the network, the peer's credit or the rate, so far. */
+  get waitedMs(): number {
+    return this.waited + (this.waitingSince === null ? 0 : performance.now() - this.waitingSince);
+  }
+
+  /** Bytes that wait for the network. */
   get unsentBytes(): ByteCount {
     return this.transport.writable.writableLength;
   }
@@ -247,18 +254,25 @@ export class Connection {
     this.pumping = true;
     try {
       for (let next = this.outbox[0]; next !== undefined && !this.failure; next = this.outbox[0]) {
-        while (next.cost > 0 && this.credit < next.cost && !this.failure) await this.moreCredit();
+        while (next.cost > 0 && this.credit < next.cost && !this.failure) await this.timed(this.moreCredit());
         const wait = next.cost > 0 ? this.options.limiter?.take(next.cost) : undefined;
-        if (wait) await wait;
+        if (wait) await this.timed(wait);
         if (this.failure) return;
         this.outbox.shift();
         this.credit -= next.cost;
-        if (!this.write(next.type, next.parts)) await this.drained();
+        if (!this.write(next.type, next.parts)) await this.timed(this.drained());
         next.sent();
       }
     } finally {
       this.pumping = false;
     }
+  }
+
+  private async timed(wait: Promise<void>): Promise<void> {
+    this.waitingSince = performance.now();
+    await wait;
+    this.waited += performance.now() - this.waitingSince;
+    this.waitingSince = null;
   }
 
   private moreCredit(): Promise<void> {
