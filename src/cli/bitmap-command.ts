@@ -20,10 +20,14 @@ export function defineBitmap(program: Command): void {
   bitmap
     .command('show')
     .description('Prints what a bitmap is about, where its marks are, and draws them.')
-    .argument('<file>', 'a .drift file')
+    .argument('<file>', "a .drift file, or a replica's .driftstate")
     .option('--json', 'print one JSON object')
     .option('--all', 'print every range, not only the first twenty')
-    .addHelpText('after', '\nExample:\n  driftmap bitmap show vm.drift\n')
+    .option('--locate <disk>', 'print where the marked bytes lie on the units of this disk')
+    .addHelpText(
+      'after',
+      '\nExample:\n  driftmap bitmap show vm.drift\n  driftmap bitmap show vm.raw.driftstate --locate vm.qcow2\n',
+    )
     .action(show);
   for (const [name, what] of operations) {
     bitmap
@@ -53,13 +57,23 @@ const operations = [
   ['andnot', 'the first and not in the second'],
 ] as const;
 
+/** A replica's state holds a bitmap too. */
 async function load(file: string): Promise<SyncBitmap> {
+  const { isState, loadState } = await import('../sync/state-file.ts');
+  if (isState(file)) return loadState(file)!.bitmap;
   const { loadBitmap } = await import('../bitmap/drift-file.ts');
   return loadBitmap(file);
 }
 
-async function show(file: string, options: { json?: boolean; all?: boolean }): Promise<void> {
+interface ShowOptions {
+  json?: boolean;
+  all?: boolean;
+  locate?: string;
+}
+
+async function show(file: string, options: ShowOptions): Promise<void> {
   const bitmap = await load(file);
+  if (options.locate !== undefined) return locate(bitmap, options.locate, options.json === true);
   const { size, blockSize, blocks, count, coveredBlocks, header } = bitmap;
   process.exitCode = Exit.equal;
   if (options.json) {
@@ -103,6 +117,43 @@ async function show(file: string, options: { json?: boolean; all?: boolean }): P
   ];
   if (ranges.count > 0) lines.push('', listRanges(ranges));
   await print(`${lines.join('\n')}\n`);
+}
+
+/** Where a site has to read, or write, what is marked: each run of a virtual disk with its place on a unit. */
+async function locate(bitmap: SyncBitmap, name: string, json: boolean): Promise<void> {
+  const { openDisk } = await import('../disk/open.ts');
+  const { Kind } = await import('../mapping/extent-map.ts');
+  const kinds = Object.fromEntries(Object.entries(Kind).map(([word, kind]) => [kind, word]));
+  const disk = await openDisk(name);
+  try {
+    let first = true;
+    if (json) await print('[');
+    for (const { offset, length } of bitmap.ranges()) {
+      const inside = Math.max(0, Math.min(length, disk.size - offset));
+      for (const extent of disk.map.extents({ offset: Math.min(offset, disk.size), length: inside })) {
+        const placed = extent.place >= 0;
+        const unit = placed ? disk.units[extent.unit]!.name : null;
+        const row = {
+          offset: extent.offset,
+          length: extent.length,
+          kind: kinds[extent.kind],
+          unit,
+          place: extent.place,
+        };
+        if (json)
+          await print(`${first ? '' : ','}\n  ${JSON.stringify(placed ? row : { ...row, place: null })}`);
+        else
+          await print(
+            `${row.offset}  ${row.length}  ${placed ? `${printable(unit!)} at ${row.place}` : row.kind}\n`,
+          );
+        first = false;
+      }
+    }
+    if (json) await print(first ? ']\n' : '\n]\n');
+  } finally {
+    await disk.close();
+  }
+  process.exitCode = Exit.equal;
 }
 
 async function combine(
