@@ -11,6 +11,7 @@ import {
   blockSizeOption,
   formatOption,
   signatureOption,
+  sizeOption,
   workersOption,
 } from './options.ts';
 import { line } from './scan-report.ts';
@@ -60,6 +61,9 @@ export function defineSync(program: Command): void {
     )
     .option('--no-by-signature', 'send all that differs as data')
     .addOption(
+      sizeOption('--refine <size>', 'compare blocks that differ again in pieces of this size, such as 4K'),
+    )
+    .addOption(
       new Option('--compress <when>', 'data on its way; auto: when it pays')
         .choices(['auto', 'always', 'never'])
         .default('auto'),
@@ -102,6 +106,7 @@ async function runSync(production: string, replica: string, flags: SyncFlags): P
     blockSize: flags.blockSize,
     signature: flags.signature,
     bySignature: flags.bySignature,
+    refine: flags.refine,
     compression: flags.compress,
     sources: flags.source,
     state: flags.state,
@@ -141,6 +146,8 @@ function describe(production: string, replica: string, result: SyncResult): stri
   ];
   if (placedBytes > 0)
     lines.push(line('placed', `${humanSize(placedBytes)} by signature: the replica held it already`));
+  if (result.equalBytes > 0)
+    lines.push(line('refined', `${humanSize(result.equalBytes)} of blocks that differ are equal in pieces`));
   if (dataBytes > 0) {
     const zeros = zeroBytes > 0 ? `, ${humanSize(zeroBytes)} of it zeros` : '';
     lines.push(line('sent', `${humanSize(dataBytes)}${zeros}, as ${humanSize(storedBytes)} of data`));

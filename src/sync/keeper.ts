@@ -7,7 +7,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import type { BlockCount, BlockIndex, ByteRange } from '../base/units.ts';
+import type { BlockCount, BlockIndex, ByteCount, ByteRange } from '../base/units.ts';
 import { blocksTouching } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
@@ -34,6 +34,13 @@ export class StateKeeper {
   private written: PagedBits;
   /** Bytes in a row that were written last: a block is right when it lies in them wholly. */
   private row: { start: number; end: number } = { start: 0, end: 0 };
+  /** Where the bytes that came last begin. */
+  private rowSeen = 0;
+  /** Blocks of which only pieces are sent, and which of these have not come yet. */
+  private readonly pieces = new Map<
+    BlockIndex,
+    { readonly piece: ByteCount; readonly missing: Set<number> }
+  >();
   private stored = false;
   /** Null before anything is stored of a disk that has no state yet. */
   private status: ReplicaStatus | null;
@@ -66,6 +73,7 @@ export class StateKeeper {
     // A block that is marked anew has to be written anew.
     this.written = this.written.andNot(bits);
     this.row = { start: 0, end: 0 };
+    this.pieces.clear();
     this.stored = false;
   }
 
@@ -94,6 +102,36 @@ export class StateKeeper {
     throw new DriftmapError('malformed', 'the other site writes blocks that are not marked', range);
   }
 
+  /**
+   * Of a block only some pieces differ; it is right when these are. With none it is right now.
+   * @param missing positions of the pieces, of `piece` bytes, from the disk's start
+   */
+  refined(block: BlockIndex, piece: ByteCount, missing: ReadonlySet<number>): void {
+    if (missing.size === 0) this.written.set(block);
+    else this.pieces.set(block, { piece, missing: new Set(missing) });
+  }
+
+  /** Whether pieces of blocks are still to come. */
+  get awaitsPieces(): boolean {
+    return this.pieces.size > 0;
+  }
+
+  private wrotePieces(): void {
+    const { start, end } = this.row;
+    const { blockSize, size } = this.bitmap;
+    for (let block = Math.floor(this.rowSeen / blockSize); block * blockSize < end; block++) {
+      const entry = this.pieces.get(block);
+      if (entry === undefined) continue;
+      const { piece, missing } = entry;
+      const from = Math.max(Math.ceil(start / piece), (block * blockSize) / piece);
+      const to = end === size ? Math.ceil(end / piece) : Math.floor(end / piece);
+      for (let i = from; i < Math.min(to, ((block + 1) * blockSize) / piece); i++) missing.delete(i);
+      if (missing.size > 0) continue;
+      this.pieces.delete(block);
+      this.written.set(block);
+    }
+  }
+
   /** These bytes are in their place. */
   wrote({ offset, length }: ByteRange): void {
     if (offset !== this.row.end) this.row = { start: offset, end: offset };
@@ -102,6 +140,9 @@ export class StateKeeper {
     const first = Math.max(Math.ceil(this.row.start / blockSize), Math.floor(offset / blockSize));
     const end = this.row.end === size ? this.bitmap.blocks : Math.floor(this.row.end / blockSize);
     if (end > first) this.written.setRun({ start: first, end });
+    if (this.pieces.size === 0) return;
+    this.rowSeen = offset;
+    this.wrotePieces();
   }
 
   /** This block is right. */

@@ -27,7 +27,9 @@ import {
   Encoding,
   encodeData,
   encodeNumber,
+  encodeRefine,
   encodeSignatures,
+  pieceRuns,
   SIGNATURE_BYTES,
 } from '../wire/messages.ts';
 import {
@@ -40,15 +42,17 @@ import {
 } from '../wire/session-messages.ts';
 import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { Comparer } from './comparer.ts';
-import { piecesOf } from './marked-pieces.ts';
+import { type Piece, piecesOf } from './marked-pieces.ts';
 import { type Codec, type Compression, isZeros, LinkGauge, Packer } from './packer.ts';
+import { signPieces } from './pieces.ts';
 import type { SyncTotals } from './progress.ts';
 import { infoOf, stampOf, withPath } from './replica-session.ts';
 
 export interface ProductionSessionOptions {
   readonly connection: Connection;
   readonly disk: VirtualDisk;
-  readonly open: Pick<OpenMessage, 'blockSize' | 'signature' | 'bySignature' | 'job'>;
+  readonly open: Pick<OpenMessage, 'blockSize' | 'signature' | 'bySignature' | 'job'> &
+    Partial<Pick<OpenMessage, 'refine'>>;
   readonly codec: Codec | null;
   readonly compression: Compression;
   readonly workers: number;
@@ -76,6 +80,8 @@ export interface LiveProduction {
 const PIECES_AHEAD = 4;
 /** Signatures of one message: 512 KiB. */
 const SIGNATURES_AT_A_TIME = 16_384;
+/** Pieces of blocks that are compared again at a time: 512 KiB of digests. */
+const MAX_REFINED_PIECES = 32_768;
 /** Verifying looks again at what differed, at most so often, with a pause for blocks in flight to arrive. */
 const LOOKS = 3;
 const LOOK_PAUSE_MS = 300;
@@ -95,6 +101,7 @@ export class ProductionSession {
   private readonly packer: Packer;
   private gauge: LinkGauge;
   private checkpoints = 0;
+  private unflushed: ByteCount = 0;
   private durable = 0;
   private comparer: Comparer | null = null;
 
@@ -311,9 +318,52 @@ export class ProductionSession {
     // What was measured while comparing says nothing of sending.
     this.gauge = new LinkGauge(connection);
     const sent = bitmap.marks.clone();
-    const pieces = piecesOf(sent.runs(), this.side, bitmap);
+    const { blockSize, size } = bitmap;
+    const piece = this.options.open.refine ?? 0;
+    if (piece === 0 || piece >= blockSize) await this.sendPieces(piecesOf(sent.runs(), this.side, bitmap));
+    else {
+      const most = Math.max(1, Math.floor(MAX_REFINED_PIECES / (blockSize / piece)));
+      for (const runs of batches(sent.runs(), most)) {
+        const differing = await this.refined(runs, piece, bitmap);
+        await this.sendPieces(piecesOf(differing, this.side, { size, blockSize: piece }));
+      }
+    }
+    if (!sent.isEmpty || totals.placedBlocks > 0) await this.checkpoint(0);
+    for (const run of sent.runs()) bitmap.marks.clearRun(run);
+  }
+
+  /** Which pieces of these blocks differ, as runs of pieces. */
+  private async refined(
+    runs: readonly BlockRun[],
+    piece: ByteCount,
+    bitmap: SyncBitmap,
+  ): Promise<BlockRun[]> {
+    const { connection, disk, totals } = this.options;
+    const { blockSize, size } = bitmap;
+    const key = randomBytes(32);
+    const all = pieceRuns(runs, { piece, blockSize, size });
+    const digests = await signPieces({ disk, size, piece, key, runs: all });
+    await connection.send(MessageType.refine, ...encodeRefine({ runs, piece, key, digests }));
+    const frame = await connection.receive();
+    if (frame.type !== MessageType.refined) throw connection.unexpected(frame, 'refined');
+    const differs = decodePlaced(frame.payload, blocksIn(all));
+    const found: BlockRun[] = [];
+    let at = 0;
+    for (const { start, end } of all) {
+      for (let i = start; i < end; i++, at++) {
+        const last = found.at(-1);
+        if (differs[at] === 0) totals.equalBytes += Math.min((i + 1) * piece, size) - i * piece;
+        else if (last?.end === i) found[found.length - 1] = { start: last.start, end: i + 1 };
+        else found.push({ start: i, end: i + 1 });
+      }
+    }
+    return found;
+  }
+
+  /** Reads and packs ahead, sends in order, and asks for durability now and then. */
+  private async sendPieces(pieces: AsyncGenerator<Piece, undefined>): Promise<void> {
+    const { connection, totals } = this.options;
     const ahead: Promise<Data>[] = [];
-    let unflushed: ByteCount = 0;
     for (let more = true; more || ahead.length > 0; ) {
       while (more && ahead.length < PIECES_AHEAD) {
         const next = await pieces.next();
@@ -327,13 +377,11 @@ export class ProductionSession {
       totals.storedBytes += data.stored.length;
       if (data.encoding === Encoding.zero) totals.zeroBytes += data.length;
       totals.add(data.length);
-      unflushed += data.encoding === Encoding.zero ? 0 : data.length;
-      if (unflushed < CHECKPOINT_BYTES) continue;
-      unflushed = 0;
+      this.unflushed += data.encoding === Encoding.zero ? 0 : data.length;
+      if (this.unflushed < CHECKPOINT_BYTES) continue;
+      this.unflushed = 0;
       await this.checkpoint(MAX_OPEN_CHECKPOINTS - 1);
     }
-    if (!sent.isEmpty || totals.placedBlocks > 0) await this.checkpoint(0);
-    for (const run of sent.runs()) bitmap.marks.clearRun(run);
   }
 
   private packed({ offset, length, zero }: { offset: number; length: number; zero: boolean }): Promise<Data> {

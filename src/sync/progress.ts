@@ -15,7 +15,7 @@ export interface SyncProgress {
   readonly placedBytes: ByteCount;
   /** Made equal by data, zeros included. */
   readonly sentBytes: ByteCount;
-  /** What did not have to travel: placed, zero, or compressed away. */
+  /** What did not have to travel: placed, equal in a marked block, zero, or compressed away. */
   readonly savedBytes: ByteCount;
   /** On the wire, both directions, all that there is. */
   readonly wireBytes: ByteCount;
@@ -32,6 +32,8 @@ export class SyncTotals {
   placedBytes: ByteCount = 0;
   sentBytes: ByteCount = 0;
   zeroBytes: ByteCount = 0;
+  /** Pieces of marked blocks that are equal. */
+  equalBytes: ByteCount = 0;
   /** Payload of data as it travelled. */
   storedBytes: ByteCount = 0;
   checkpoints = 0;
@@ -82,7 +84,7 @@ export class SyncTotals {
       markedBlocks,
       placedBytes,
       sentBytes,
-      savedBytes: placedBytes + Math.max(0, sentBytes - this.storedBytes),
+      savedBytes: placedBytes + this.equalBytes + Math.max(0, sentBytes - this.storedBytes),
       wireBytes: this.wire(),
       seconds: this.seconds,
       bytesPerSecond: seconds > 0 ? doneBytes / seconds : 0,

@@ -19,12 +19,15 @@ import type { Connection } from '../wire/connection.ts';
 import type { Frame } from '../wire/frame.ts';
 import { MessageType } from '../wire/message-types.ts';
 import {
+  DIGEST_BYTES,
   decodeData,
   decodeNumber,
+  decodeRefine,
   decodeSignatures,
   Encoding,
   encodeNumber,
   encodePlaced,
+  pieceRuns,
   SIGNATURE_BYTES,
 } from '../wire/messages.ts';
 import {
@@ -38,8 +41,10 @@ import {
 import { BitmapInbox, receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { BlockHasher } from './block-hasher.ts';
 import { Comparer } from './comparer.ts';
+import { sameBytes } from './digest-tree.ts';
 import type { StateKeeper } from './keeper.ts';
 import { unpack } from './packer.ts';
+import { signPieces } from './pieces.ts';
 import { type BlockSource, Placing } from './placing.ts';
 import type { SyncTotals } from './progress.ts';
 import type { DiskWriter } from './replica-disk.ts';
@@ -192,6 +197,8 @@ export class ReplicaSession {
         return this.place();
       case MessageType.data:
         return this.takeData(frame);
+      case MessageType.refine:
+        return this.refine(payload);
       case MessageType.checkpoint: {
         await target.keeper.checkpoint();
         this.options.totals.checkpoints++;
@@ -337,6 +344,42 @@ export class ReplicaSession {
   }
 
   // Data
+
+  /** Answers which pieces of marked blocks differ; the others stay as they are. */
+  private async refine(payload: Uint8Array): Promise<void> {
+    const { connection, disk, target, totals } = this.options;
+    const { blockSize, size } = this.bitmap;
+    if (target!.keeper.awaitsPieces)
+      throw new DriftmapError('malformed', 'pieces are compared before those of the last blocks have come');
+    const { runs, piece, key, digests } = decodeRefine(payload, size, blockSize);
+    for (const run of runs) target!.keeper.checkMarked(this.bytesOf(run));
+    const own = await signPieces({
+      disk,
+      size,
+      piece,
+      key,
+      runs: pieceRuns(runs, { piece, blockSize, size }),
+    });
+    const differs = new Uint8Array(digests.length / DIGEST_BYTES);
+    for (let i = 0; i < differs.length; i++) {
+      const at = i * DIGEST_BYTES;
+      const same = sameBytes(own.subarray(at, at + DIGEST_BYTES), digests.subarray(at, at + DIGEST_BYTES));
+      differs[i] = same ? 0 : 1;
+    }
+    let at = 0;
+    for (const { start, end } of runs) {
+      for (let block = start; block < end; block++) {
+        const first = (block * blockSize) / piece;
+        const count = Math.ceil(this.lengthOf(block) / piece);
+        const missing = new Set<number>();
+        for (let i = 0; i < count; i++) if (differs[at + i] === 1) missing.add(first + i);
+        target!.keeper.refined(block, piece, missing);
+        at += count;
+      }
+    }
+    totals.add(0);
+    await connection.send(MessageType.refined, encodePlaced(differs));
+  }
 
   private async takeData({ payload }: Frame): Promise<void> {
     const { target, totals } = this.options;

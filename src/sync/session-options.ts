@@ -24,6 +24,8 @@ export interface SessionOptions extends SiteOptions {
 
 /** What the client asks of a replica at another site, beyond the comparison. */
 export interface ReplicaFlags {
+  /** Compares blocks that differ again in pieces of so many bytes, and sends only pieces that differ. */
+  readonly refine?: ByteCount | undefined;
   readonly resize?: boolean | undefined;
   readonly shrink?: boolean | undefined;
   readonly full?: boolean | undefined;
@@ -57,7 +59,8 @@ export interface Chosen {
 }
 
 /** Placing needs signatures that mean the same everywhere; comparing alone is quicker with keyed ones. */
-export function choose(options: SessionOptions, bySignature: boolean): Chosen {
+export function choose(options: SessionOptions & ReplicaFlags, bySignature: boolean): Chosen {
+  if (options.refine !== undefined) checkBlockSize(options.refine);
   const { blockSize = DEFAULT_BLOCK_SIZE, signature = bySignature ? 'blake3' : 'nh128' } = options;
   checkBlockSize(blockSize);
   algorithmByName(signature);
@@ -74,7 +77,17 @@ export function openMessage(
   const { resize = false, shrink = false, full = false, adopt = false, discard = false } = options;
   const format = (role === 'production' ? options.productionFormat : options.replicaFormat) ?? null;
   const flags = { resize, shrink, full, adopt, discard };
-  return { disk, role, job, ...chosen, ...flags, codecs: codecs(), production: null, format };
+  return {
+    disk,
+    role,
+    job,
+    ...chosen,
+    ...flags,
+    refine: options.refine ?? null,
+    codecs: codecs(),
+    production: null,
+    format,
+  };
 }
 
 export async function withSite<T>(

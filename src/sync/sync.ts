@@ -64,6 +64,8 @@ export interface SyncResult extends SessionResult {
   /** Made equal by data, zeros included. */
   readonly dataBytes: ByteCount;
   readonly zeroBytes: ByteCount;
+  /** Of blocks that differ: what was found equal in pieces, and left as it is. */
+  readonly equalBytes: ByteCount;
   /** Data as it travelled. */
   readonly storedBytes: ByteCount;
   readonly passes: number;
@@ -226,7 +228,7 @@ class LocalSession {
       for (const connection of [there, here]) connection.fail(stopped(signal));
     };
     signal?.addEventListener('abort', stop, { once: true });
-    const open = { ...chosen, job: 'sync' } as const;
+    const open = { ...chosen, job: 'sync', refine: options.refine ?? null } as const;
     const workers = options.workers ?? defaultWorkers();
     const { disk, size } = target;
     const quiet = new SyncTotals(() => 0, undefined);
@@ -338,6 +340,7 @@ function syncResult(
     placedBytes: totals.placedBytes,
     dataBytes: totals.sentBytes,
     zeroBytes: totals.zeroBytes,
+    equalBytes: totals.equalBytes,
     storedBytes: totals.storedBytes,
   };
 }

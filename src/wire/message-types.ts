@@ -35,6 +35,8 @@ export const MessageType = {
   durable: 37,
   finish: 38,
   finished: 39,
+  refine: 40,
+  refined: 41,
 } as const;
 
 export const OPTIONAL_FROM = 0x8000;

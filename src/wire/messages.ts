@@ -290,6 +290,75 @@ export function decodePlaced(payload: Uint8Array, count: number): Uint8Array {
   return Uint8Array.from({ length: count }, (_, i) => (payload[4 + (i >>> 3)]! >>> (i & 7)) & 1);
 }
 
+/** Signatures of the pieces of marked blocks: which of them differ? */
+export interface Refine {
+  readonly runs: readonly BlockRun[];
+  /** Bytes of a piece: a power of two, less than a block. */
+  readonly piece: ByteCount;
+  /** Of nh128. */
+  readonly key: Uint8Array;
+  /** 16 bytes a piece, in the order of the runs. */
+  readonly digests: Uint8Array;
+}
+
+const REFINE_HEAD = 8 + 32;
+
+export function encodeRefine({ runs, piece, key, digests }: Refine): Uint8Array[] {
+  const front = new Uint8Array(REFINE_HEAD + runs.length * RUN_ENTRY);
+  const view = viewOf(front);
+  view.setUint32(0, runs.length, true);
+  view.setUint32(4, piece, true);
+  front.set(key, 8);
+  runs.forEach(({ start, end }, i) => {
+    view.setBigUint64(REFINE_HEAD + i * RUN_ENTRY, BigInt(start), true);
+    view.setUint32(REFINE_HEAD + 8 + i * RUN_ENTRY, end - start, true);
+  });
+  return [front, digests];
+}
+
+/** The pieces of some runs of blocks, as runs of pieces. */
+export function pieceRuns(
+  runs: readonly BlockRun[],
+  {
+    piece,
+    blockSize,
+    size,
+  }: { readonly piece: ByteCount; readonly blockSize: ByteCount; readonly size: ByteCount },
+): BlockRun[] {
+  return runs.map(({ start, end }) => ({
+    start: (start * blockSize) / piece,
+    end: Math.ceil(Math.min(end * blockSize, size) / piece),
+  }));
+}
+
+export function decodeRefine(payload: Uint8Array, size: ByteCount, blockSize: ByteCount): Refine {
+  if (payload.length < REFINE_HEAD) refuse('refine', `got ${payload.length} bytes`);
+  const view = viewOf(payload);
+  const count = view.getUint32(0, true);
+  const piece = view.getUint32(4, true);
+  if (piece < 512 || piece >= blockSize || blockSize % piece !== 0)
+    refuse('refine', `expected pieces that divide a block of ${blockSize}, got ${piece}`);
+  const digestsAt = REFINE_HEAD + count * RUN_ENTRY;
+  if (count === 0 || digestsAt > payload.length) refuse('refine', `got ${count} runs`);
+  const blocks = Math.ceil(size / blockSize);
+  let next = 0;
+  const runs = Array.from({ length: count }, (_, i) => {
+    const start = Number(view.getBigUint64(REFINE_HEAD + i * RUN_ENTRY, true));
+    const length = view.getUint32(REFINE_HEAD + 8 + i * RUN_ENTRY, true);
+    if (start < next || length === 0 || start + length > blocks)
+      refuse('refine', `expected ascending blocks below ${blocks}, got ${length} from ${start}`);
+    next = start + length;
+    return { start, end: next };
+  });
+  const pieces = pieceRuns(runs, { piece, blockSize, size }).reduce(
+    (sum, { start, end }) => sum + end - start,
+    0,
+  );
+  if (payload.length !== digestsAt + pieces * DIGEST_BYTES)
+    refuse('refine', `got ${payload.length} bytes for ${pieces} pieces`);
+  return { runs, piece, key: payload.slice(8, REFINE_HEAD), digests: payload.subarray(digestsAt) };
+}
+
 /** Bytes of the disk. */
 export interface Data {
   readonly offset: ByteOffset;

@@ -36,6 +36,8 @@ export const openShape = record({
   blockSize: count(MAX_BLOCK_SIZE, MIN_BLOCK_SIZE),
   signature: text(40),
   bySignature: flag,
+  /** Bytes of the pieces in which blocks that differ are compared again. */
+  refine: optional(count(MAX_BLOCK_SIZE, MIN_BLOCK_SIZE)),
   codecs: list(text(20), 8),
   /** The client's disk, when it is production's. */
   production: optional(diskShape),

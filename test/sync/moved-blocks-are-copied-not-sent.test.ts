@@ -101,6 +101,25 @@ describe('moved blocks', () => {
   });
 });
 
+describe('blocks of which little differs', () => {
+  it('cost the pieces that differ, at the end of the disk too', async () => {
+    const bytes = noise(40 * BLOCK + 5000, 30);
+    const other = bytes.slice();
+    for (const at of [0, 3 * BLOCK + 4095, 3 * BLOCK + 9000, 40 * BLOCK + 4999]) other[at]! ^= 1;
+    // One block wholly, so that pieces in a row are sent as one.
+    other.fill(9, 20 * BLOCK, 21 * BLOCK);
+    for (const far of [false, true]) {
+      const [production, replica] = [fileOf(folder, bytes), fileOf(folder, other)];
+      const to = far ? site.grant('refined', { disk: replica }) : replica;
+      const result = await sync({ production, replica: to, refine: 4 * KiB, token: site.token, workers });
+      expect(result.consistent).toBe(true);
+      expect(sameFiles(production, replica)).toBe(true);
+      expect(result.dataBytes).toBe(3 * 4 * KiB + BLOCK + (5000 - 4096));
+      expect(result.equalBytes).toBe(3 * BLOCK + 5000 - result.dataBytes);
+    }
+  });
+});
+
 describe('placing', () => {
   const size = 512;
   const blockOf = (value: number) => new Uint8Array(size).fill(value);

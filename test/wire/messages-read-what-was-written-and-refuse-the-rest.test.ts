@@ -10,6 +10,7 @@ import {
   decodeNodes,
   decodeNumber,
   decodePlaced,
+  decodeRefine,
   decodeSignatures,
   decodeTops,
   Encoding,
@@ -19,6 +20,7 @@ import {
   encodeEqual,
   encodeNodes,
   encodePlaced,
+  encodeRefine,
   encodeSignatures,
   encodeTops,
   FANOUT,
@@ -126,6 +128,29 @@ describe('messages', () => {
     );
   });
 
+  it('refine', () => {
+    // A disk of 2.5 blocks of 64 KiB: the last one has eight pieces.
+    const size = 160 * 1024;
+    const runs = [
+      { start: 0, end: 1 },
+      { start: 2, end: 3 },
+    ];
+    const digests = new Uint8Array(24 * 16).map((_, i) => i);
+    const good = { runs, piece: 4096, key: new Uint8Array(32).fill(3), digests };
+    const encode = (change: object) => new Uint8Array(Buffer.concat(encodeRefine({ ...good, ...change })));
+    expect(decodeRefine(encode({}), size, 65_536)).toEqual({ ...good, digests: expect.anything() });
+    for (const bad of [
+      { piece: 65_536 },
+      { piece: 3000 },
+      { piece: 256 },
+      { runs: [] },
+      { runs: [...runs].reverse() },
+      { runs: [{ start: 0, end: 4 }] },
+      { digests: digests.subarray(16) },
+    ])
+      expect(() => decodeRefine(encode(bad), size, 65_536), JSON.stringify(bad)).toThrow(DriftmapError);
+  });
+
   it('placed', () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 0, max: 1 }), { maxLength: 70 }), (bits) => {
@@ -172,6 +197,7 @@ describe('messages', () => {
       (payload) => decodeBitmapPart(payload),
       (payload) => decodeSignatures(payload, BLOCKS, 0),
       (payload) => decodePlaced(payload, 12),
+      (payload) => decodeRefine(payload, 1_000_000, 65_536),
       (payload) => decodeData(payload, 1_000_000),
       (payload) => decodeNumber(payload, 'checkpoint'),
     ];

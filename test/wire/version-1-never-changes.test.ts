@@ -13,6 +13,7 @@ import {
   encodeNodes,
   encodeNumber,
   encodePlaced,
+  encodeRefine,
   encodeSignatures,
   encodeTops,
 } from '../../src/wire/messages.ts';
@@ -93,6 +94,16 @@ const messages: Record<string, [number, ...Uint8Array[]]> = {
   durable: [MessageType.durable, encodeNumber(1)],
   finish: [MessageType.finish, encodeControl({ generation: '3@17', quiesced: true })],
   finished: [MessageType.finished, encodeControl({ consistent: true })],
+  refine: [
+    MessageType.refine,
+    ...encodeRefine({
+      runs: [{ start: 9, end: 10 }],
+      piece: 4096,
+      key: bytes(32, 1),
+      digests: bytes(256, 0),
+    }),
+  ],
+  refined: [MessageType.refined, encodePlaced(Uint8Array.of(0, 1, 0))],
 };
 
 function stream(): Record<string, string> {
@@ -136,6 +147,7 @@ describe('version 1 of the protocol', () => {
         finish: 38,
         finished: 39,
       },
+      ...{ refine: 40, refined: 41 },
     });
     expect([OPTIONAL_FROM, NOTE]).toEqual([0x8000, 0x8001]);
   });
