@@ -15,6 +15,7 @@ await bundle({ index: dist('index.js'), main: dist('cli', 'main.js') });
 // A thread shares no module with those who start it: together they would be cut into many small files.
 await bundle({ worker: dist('scan', 'worker.js') });
 await bundle({ 'index-worker': dist('scan', 'index-worker.js') });
+await bundle({ 'sign-worker': dist('sync', 'sign-worker.js') });
 await bundle({ 'limit-worker': dist('bench', 'limit-worker.js') });
 
 async function bundle(input) {

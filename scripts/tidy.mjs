@@ -17,6 +17,9 @@ export const floors = {
   disk: 3,
   scan: 4,
   bench: 5,
+  store: 4,
+  wire: 4,
+  sync: 5,
   cli: 7,
 };
 
@@ -39,6 +42,7 @@ const entries = [
   'scan/index-worker.ts',
   'bench/limit-worker.ts',
   'bench/duel.ts',
+  'sync/sign-worker.ts',
 ];
 const MAX_LINES = 500;
 

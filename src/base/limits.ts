@@ -247,3 +247,41 @@ export const QCOW2_MAX_BITMAP_NAME = 1023;
 export const QCOW2_MAX_BITMAP_BYTES = 512 * MiB;
 /** A bitmap's table read at a time. */
 export const QCOW2_BITMAP_TABLE_READ = 64 * KiB;
+// wire, sync, store
+/** Payload of one frame: a megabyte of data and its head. Larger frames gain nothing and hold up what comes behind them. */
+export const MAX_FRAME_BYTES = 1 * MiB + 64 * KiB;
+/** Payload of a frame from a peer that has not proved who it is. */
+export const MAX_GREETING_BYTES = 64 * KiB;
+/** Bytes that a peer may send before we have worked on them: 10 Gbit/s over 12 ms, 1 Gbit/s over 120 ms. */
+export const WIRE_CREDIT_BYTES = 16 * MiB;
+/** Text of a message's field: a path of Linux; and what an error says. */
+export const MAX_WIRE_TEXT_BYTES = 4 * KiB;
+/** Bytes of pongs and errors waiting for a peer that reads nothing; then the peer is given up. */
+export const MAX_UNREAD_ANSWERS_BYTES = 256 * KiB;
+/** Plain bytes of one data message: large enough to compress well, small enough to report progress. */
+export const MAX_DATA_BYTES = 1 * MiB;
+/** Blocks of one digest tree, 16^4: the signatures of 4 GiB in blocks of 64 KiB take 1 MiB. */
+export const WINDOW_BLOCKS = 65_536;
+/** Trees that production keeps while it waits for answers: 70 MiB. */
+export const MAX_OPEN_WINDOWS = 64;
+/** Windows in which both sides descend at one time: their messages fit into the credit even when every block differs. */
+export const MAX_DESCENTS = 8;
+/** Blocks whose copying is planned together: 16 GiB in blocks of 64 KiB; their signatures take 8 MiB. */
+export const MAX_PLACING_BLOCKS = 262_144;
+/** Data of blocks that wait in memory for their places, when copies go in a circle. */
+export const MAX_HELD_BYTES = 64 * MiB;
+/** Entries of a table of signatures: 8 million take 144 MiB; a block beyond it is sent as data. */
+export const MAX_TABLE_ENTRIES = 8_388_608;
+/** Written data between two flushes of a replica: what is sent again after a crash is at most twice this. */
+export const CHECKPOINT_BYTES = 32 * MiB;
+/** Checkpoints that production does not wait for. */
+export const MAX_OPEN_CHECKPOINTS = 2;
+/** Sessions that one server holds at a time; each takes up to 300 MB. */
+export const MAX_SESSIONS = 16;
+/** Disks that one server grants. */
+export const MAX_GRANTS = 4096;
+/** Header of a state file: two identities and two generations as in a bitmap's, times and numbers. */
+export const MAX_STATE_HEADER_BYTES = 1 * MiB;
+/** A token file: 16 … 4096 bytes; shorter ones can be guessed. */
+export const MIN_TOKEN_BYTES = 16;
+export const MAX_TOKEN_BYTES = 4 * KiB;

@@ -23,10 +23,10 @@ export function defineBitmap(program: Command): void {
   bitmap
     .command('show')
     .description('Prints what a bitmap is about, where its marks are, and draws them.')
-    .argument('<file>', 'a .drift file')
+    .argument('<file>', "a .drift file, or a replica's .driftstate")
     .option('--json', 'print one JSON object')
     .option('--all', 'print every range, not only the first twenty')
-    .option('--locate', 'print where every marked run lies on both disks: unit, offset there, length')
+    .option('--locate', 'print where every marked run lies on each disk: unit, offset there, length')
     .option('--production <disk>', 'the production disk, for --locate: a path or an address')
     .option('--replica <disk>', 'the replica disk, for --locate')
     .addOption(formatOption('--production-format <format>', 'the production disk'))
@@ -107,7 +107,10 @@ const operations = [
   ['andnot', 'the first and not in the second'],
 ] as const;
 
+/** A replica's state holds a bitmap too. */
 async function load(file: string): Promise<SyncBitmap> {
+  const { isState, loadState } = await import('../sync/state-file.ts');
+  if (isState(file)) return loadState(file)!.bitmap;
   const { loadBitmap } = await import('../bitmap/drift-file.ts');
   return loadBitmap(file);
 }
@@ -123,8 +126,8 @@ async function show(file: string, options: ShowOptions): Promise<void> {
   }
   const bitmap = await load(file);
   if (locate !== true) return summarize(bitmap, options);
-  if (production === undefined || replica === undefined) {
-    const reason = 'expected both disks for --locate: --production DISK --replica DISK';
+  if (production === undefined && replica === undefined) {
+    const reason = 'expected a disk for --locate, or both: --production DISK --replica DISK';
     throw new DriftmapError('argument', reason);
   }
   const { showLocated } = await import('./locate-report.ts');

@@ -9,8 +9,9 @@ import { warn } from './exit.ts';
 import { paint, print, printable } from './terminal.ts';
 
 export interface LocateOptions {
-  readonly production: string;
-  readonly replica: string;
+  /** At least one of the two. */
+  readonly production?: string | undefined;
+  readonly replica?: string | undefined;
   readonly productionFormat?: string | undefined;
   readonly replicaFormat?: string | undefined;
   readonly allowOutside?: boolean | undefined;
@@ -24,7 +25,7 @@ const FIRST = 20;
 const PIECE = 65536;
 
 const sides = ['production', 'replica'] as const;
-type Sides = Readonly<Record<(typeof sides)[number], VirtualDisk>>;
+type Sides = Readonly<Partial<Record<(typeof sides)[number], VirtualDisk>>>;
 type Locate = (disk: VirtualDisk, range: ByteRange) => Iterable<LocatedRun>;
 
 /** @throws DriftmapError `mismatch` where the bitmap is about other disks, and what opening them throws */
@@ -32,23 +33,23 @@ export async function showLocated(bitmap: SyncBitmap, options: LocateOptions): P
   const { openDisk } = await import('../disk/open.ts');
   const { locate } = await import('../disk/locate.ts');
   const { allowOutside, productionFormat, replicaFormat } = options;
-  const opened: VirtualDisk[] = [];
+  const formats = { production: productionFormat, replica: replicaFormat };
+  const disks: { production?: VirtualDisk; replica?: VirtualDisk } = {};
   try {
-    const production = await openDisk(options.production, { format: productionFormat, allowOutside });
-    opened.push(production);
-    const replica = await openDisk(options.replica, { format: replicaFormat, allowOutside });
-    opened.push(replica);
-    const disks = { production, replica };
     for (const side of sides) {
-      for (const warning of disks[side].warnings) warn(warning);
-      checkSame(side, bitmap.header[side], disks[side]);
+      const named = options[side];
+      if (named === undefined) continue;
+      const disk = await openDisk(named, { format: formats[side], allowOutside });
+      disks[side] = disk;
+      for (const warning of disk.warnings) warn(warning);
+      checkSame(side, bitmap.header[side], disk);
     }
     const pieces = options.json
       ? locatedAsJson(bitmap, disks, locate)
       : locatedAsText(bitmap, disks, locate, options.all === true);
     await printAll(pieces);
   } finally {
-    for (const disk of opened) await disk.close();
+    for (const disk of Object.values(disks)) await disk.close();
   }
 }
 
@@ -78,8 +79,8 @@ function* locatedAsJson(bitmap: SyncBitmap, disks: Sides, locate: Locate): Gener
     size,
     blockSize,
     markedBlocks,
-    production: disks.production.name,
-    replica: disks.replica.name,
+    production: disks.production?.name,
+    replica: disks.replica?.name,
   };
   yield `${JSON.stringify(front, null, 2).slice(0, -2)},\n  "ranges": [`;
   let first = true;
@@ -87,9 +88,11 @@ function* locatedAsJson(bitmap: SyncBitmap, disks: Sides, locate: Locate): Gener
     yield `${first ? '' : ','}\n    {"offset": ${range.offset}, "length": ${range.length}`;
     first = false;
     for (const side of sides) {
+      const disk = disks[side];
+      if (!disk) continue;
       yield `,\n     "${side}": [`;
       let separator = '';
-      for (const run of locate(disks[side], range)) {
+      for (const run of locate(disk, range)) {
         yield `${separator}\n       ${JSON.stringify(run)}`;
         separator = ',';
       }
@@ -112,7 +115,10 @@ function* locatedAsText(
   for (const range of bitmap.ranges()) {
     if (++count > FIRST && !all) continue;
     yield `${row('marked', range.offset, range.length, '', '', '')}\n`;
-    for (const side of sides) yield* runsAsText(side, locate(disks[side], range), all);
+    for (const side of sides) {
+      const disk = disks[side];
+      if (disk) yield* runsAsText(side, locate(disk, range), all);
+    }
   }
   if (count > FIRST && !all) yield `… and ${count - FIRST} more marked runs (--all prints them)\n`;
   return undefined;

@@ -10,13 +10,17 @@ import { defineDemo } from './demo-command.ts';
 import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
+import { defineFailover, defineState } from './failover-command.ts';
 import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
+import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
 import { defineSnapshot } from './snapshot-command.ts';
+import { defineSync } from './sync-command.ts';
 import { surviveClosedPipe } from './terminal.ts';
+import { defineVerify } from './verify-command.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string;
@@ -60,6 +64,11 @@ for (const define of [
   defineDemo,
   defineBench,
   defineInfo,
+  defineSync,
+  defineVerify,
+  defineServe,
+  defineState,
+  defineFailover,
   defineCompletion,
 ])
   define(program);

@@ -24,11 +24,13 @@ import {
   workersOption,
 } from './options.ts';
 import { createProgressBar } from './progress-bar.ts';
+import { isRemote, runRemoteScan } from './remote-scan.ts';
 import { describeScan, scanAsJson } from './scan-report.ts';
+import { addSiteOptions, explainSites, type SiteFlags } from './site-options.ts';
 import { stopOnSignals } from './stop.ts';
 import { print } from './terminal.ts';
 
-interface ScanCommandOptions {
+interface ScanCommandOptions extends SiteFlags {
   blockSize: number;
   signature: AlgorithmName;
   compare: CompareMethod;
@@ -50,7 +52,7 @@ interface ScanCommandOptions {
 }
 
 export function defineScan(program: Command): void {
-  program
+  const command = program
     .command('scan')
     .summary('find where two disks differ')
     .description('Compares two virtual disks block by block and prints where they differ.')
@@ -87,7 +89,8 @@ export function defineScan(program: Command): void {
     .addOption(seedOption())
     .option('--all', 'print every range, not only the first twenty')
     .option('--json', 'print the result as one JSON object')
-    .option('-q, --quiet', 'no progress bar')
+    .option('-q, --quiet', 'no progress bar');
+  addSiteOptions(command)
     .addOption(formatOption('--production-format <format>', 'the production disk'))
     .addOption(formatOption('--replica-format <format>', 'the replica disk'))
     .addOption(allowOutsideOption())
@@ -115,7 +118,7 @@ Addresses name a disk inside logical units: UNIT[,UNIT…]:STEP/STEP, where a st
 lvm:GROUP/VOLUME or, last, a file: ext4:/PATH, xfs:/PATH, vmfs:/PATH, ntfs:/PATH (driftmap disks finds them):
   driftmap scan vm.raw lu0.img,lu1.img:gpt2/lvm:vg/vm --replica-format raw
   driftmap scan /dev/mapper/lun0:gpt1/vmfs:/vm/vm.vmdk lu0.img:gpt2/ext4:/vm.qcow2
-${explainExits}`,
+${explainSites}${explainExits}`,
     )
     .action(runScan);
 }
@@ -126,6 +129,7 @@ async function runScan(
   options: ScanCommandOptions,
   command: Command,
 ): Promise<void> {
+  if (isRemote(production, replica)) return runRemoteScan(production, replica, options);
   const signal = stopOnSignals();
   if (options.bitmap) await checkWritable(options.bitmap);
   const resume = options.resume === undefined ? undefined : await loadEarlier(options.resume);

@@ -1,0 +1,186 @@
+/** Compares disks of two sites, and verifies: nothing is written. */
+
+import { DriftmapError } from '../base/errors.ts';
+import type { BlockCount } from '../base/units.ts';
+import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { openDisk } from '../disk/open.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { defaultWorkers } from '../scan/pool.ts';
+import { scan } from '../scan/scan.ts';
+import type { Connection } from '../wire/connection.ts';
+import { MessageType } from '../wire/message-types.ts';
+import { openedShape } from '../wire/session-messages.ts';
+import { parseSite } from '../wire/site.ts';
+import type { RemoteSite } from './connect.ts';
+import { ProductionSession } from './production-session.ts';
+import type { SyncTotals } from './progress.ts';
+import { infoOf, ReplicaSession } from './replica-session.ts';
+import {
+  type Chosen,
+  choose,
+  openMessage,
+  refuseTwoSites,
+  type SessionOptions,
+  type SessionResult,
+  totalsOf,
+  withSite,
+} from './session-options.ts';
+
+export interface CompareOptions extends SessionOptions {
+  /** The disk that is right: a path, an address here or at another site, or one that is open. */
+  readonly production: string | VirtualDisk;
+  readonly replica: string | VirtualDisk;
+}
+
+export interface CompareResult extends SessionResult {
+  readonly bitmap: SyncBitmap;
+  readonly markedBlocks: BlockCount;
+}
+
+/** Compares two disks, of which one may be at another site. The bitmap is the one that a scan of both here gives. */
+export function compareSites(options: CompareOptions): Promise<CompareResult> {
+  return compareAs('scan', options);
+}
+
+/** As `compareSites`; what differs is looked at again before it counts, so blocks in flight raise no alarm. */
+export function verify(options: CompareOptions): Promise<CompareResult> {
+  return compareAs('verify', options);
+}
+
+// Comparing only
+
+async function compareAs(job: 'scan' | 'verify', options: CompareOptions): Promise<CompareResult> {
+  const { production, replica } = options;
+  const from = typeof production === 'string' ? parseSite(production) : null;
+  const to = typeof replica === 'string' ? parseSite(replica) : null;
+  refuseTwoSites(from?.kind, to?.kind);
+  const chosen = choose(options, false);
+  if (to !== null && to.kind !== 'local') return compareWithReplica(job, to, chosen, options);
+  if (from !== null && from.kind !== 'local') return compareWithProduction(job, from, chosen, options);
+  return compareHere(job, chosen, options);
+}
+
+async function openToCompare(
+  source: string | VirtualDisk,
+  format: string | undefined,
+  allowOutside: boolean | undefined,
+): Promise<{ disk: VirtualDisk; close: () => Promise<void> }> {
+  const disk = typeof source === 'string' ? await openDisk(source, { format, allowOutside }) : source;
+  const close = async () => {
+    if (typeof source === 'string') await disk.close();
+  };
+  return { disk, close };
+}
+
+async function compareWithReplica(
+  job: 'scan' | 'verify',
+  site: RemoteSite,
+  chosen: Chosen,
+  options: CompareOptions,
+): Promise<CompareResult> {
+  const { disk, close } = await openToCompare(
+    options.production,
+    options.productionFormat,
+    options.allowOutside,
+  );
+  try {
+    return await withSite(site, options, async ({ connection }) => {
+      const open = openMessage(site.disk, 'replica', job, chosen, { replicaFormat: options.replicaFormat });
+      await connection.sendControl(MessageType.open, { ...open, production: infoOf(disk) });
+      await connection.expect(MessageType.opened, openedShape);
+      const totals = totalsOf(connection, options);
+      const workers = options.workers ?? defaultWorkers();
+      const common = { connection, disk, open, workers, totals, codec: null, compression: 'never' } as const;
+      const session = new ProductionSession(common);
+      await session.run();
+      return compareResult(chosen, session.bitmap!, totals, connection, [
+        ...disk.warnings,
+        ...session.warnings,
+      ]);
+    });
+  } finally {
+    await close();
+  }
+}
+
+async function compareWithProduction(
+  job: 'scan' | 'verify',
+  site: RemoteSite,
+  chosen: Chosen,
+  options: CompareOptions,
+): Promise<CompareResult> {
+  const replica = options.replica;
+  const { disk, close } = await openToCompare(replica, options.replicaFormat, options.allowOutside);
+  try {
+    return await withSite(site, options, async ({ connection }) => {
+      const open = openMessage(site.disk, 'production', job, chosen, {
+        productionFormat: options.productionFormat,
+      });
+      await connection.sendControl(MessageType.open, open);
+      const { production, warnings } = await connection.expect(MessageType.opened, openedShape);
+      if (production === null)
+        throw new DriftmapError('malformed', 'the other site did not say which disk it has');
+      const totals = totalsOf(connection, options);
+      const size = Math.max(disk.size, production.size);
+      const workers = options.workers ?? defaultWorkers();
+      const common = { connection, disk, production, size, open, workers, totals, warnings: disk.warnings };
+      const session = new ReplicaSession({ ...common, compare: { what: 'all' } });
+      await session.run();
+      return compareResult(chosen, session.bitmap, totals, connection, [...warnings, ...disk.warnings]);
+    });
+  } finally {
+    await close();
+  }
+}
+
+/** Times that a mismatch is looked at again, and how long after. */
+const LOOKS = 3;
+const LOOK_PAUSE_MS = 300;
+
+async function compareHere(
+  job: 'scan' | 'verify',
+  chosen: Chosen,
+  options: CompareOptions,
+): Promise<CompareResult> {
+  const a = await openToCompare(options.production, options.productionFormat, options.allowOutside);
+  try {
+    const b = await openToCompare(options.replica, options.replicaFormat, options.allowOutside);
+    try {
+      const totals = totalsOf(null, options);
+      const { signature, blockSize } = chosen;
+      const { workers, signal } = options;
+      const common = { production: a.disk, replica: b.disk, signature, blockSize, workers, signal };
+      totals.begin('comparing', Math.max(a.disk.size, b.disk.size));
+      let result = await scan(common);
+      totals.comparedBytes += result.comparedBytes + result.skippedBytes;
+      for (let look = 1; job === 'verify' && look < LOOKS && result.markedBlocks > 0; look++) {
+        const before = result.markedBlocks;
+        totals.begin('verifying', result.bitmap.markedBytes);
+        await new Promise((resolve) => setTimeout(resolve, LOOK_PAUSE_MS));
+        result = await scan({ ...common, within: result.bitmap });
+        if (result.markedBlocks === before) break;
+      }
+      return compareResult(chosen, result.bitmap, totals, null, [...a.disk.warnings, ...b.disk.warnings]);
+    } finally {
+      await b.close();
+    }
+  } finally {
+    await a.close();
+  }
+}
+
+function compareResult(
+  { blockSize, signature }: Chosen,
+  bitmap: SyncBitmap,
+  totals: SyncTotals,
+  connection: Connection | null,
+  warnings: readonly string[],
+): CompareResult {
+  return {
+    ...{ size: bitmap.size, blockSize, signature, bitmap, markedBlocks: bitmap.count, warnings },
+    comparedBytes: totals.comparedBytes,
+    sentBytes: connection?.bytesSent ?? 0,
+    receivedBytes: connection?.bytesReceived ?? 0,
+    seconds: totals.seconds,
+  };
+}

@@ -1,0 +1,101 @@
+/** One side's part in the comparisons of a session: threads, keys and trees around `Comparison`. */
+
+import type { BlockCount, ByteCount } from '../base/units.ts';
+import { blockCount } from '../base/units.ts';
+import { PagedBits } from '../bitmap/paged-bits.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { SignatureAlgorithm } from '../signature/algorithm.ts';
+import type { Connection } from '../wire/connection.ts';
+import { BlockSigner } from './block-signer.ts';
+import { Comparison } from './comparison.ts';
+import { TreeBuilder } from './digest-tree.ts';
+import { SignPool } from './sign-pool.ts';
+import { WindowSigner } from './window-signer.ts';
+
+export interface ComparerOptions {
+  readonly connection: Connection;
+  readonly disk: VirtualDisk;
+  /** Bytes that the session is about; the disk reads as zeros past its own end. */
+  readonly size: ByteCount;
+  readonly blockSize: ByteCount;
+  readonly workers: number;
+}
+
+export interface CompareCall {
+  readonly leads: boolean;
+  readonly algorithm: SignatureAlgorithm;
+  readonly key: Uint8Array | null;
+  readonly nodeKey: Uint8Array;
+  /** Blocks to look at; null for all. */
+  readonly todo: PagedBits | null;
+  readonly onSignatures?: ((window: number, signatures: Uint8Array) => void) | undefined;
+  readonly onProgress: (bytes: ByteCount) => void;
+}
+
+/** A link that answers within this is a local network. */
+const NEAR_SECONDS = 0.002;
+const NEAR_RATE = 1e9;
+const FAR_RATE = 2e7;
+
+export class Comparer {
+  readonly blocks: BlockCount;
+  private readonly options: ComparerOptions;
+  private pool: SignPool | null = null;
+
+  constructor(options: ComparerOptions) {
+    this.options = options;
+    this.blocks = blockCount(options.size, options.blockSize);
+  }
+
+  /** The threads: for comparing, and for the signatures by which blocks are placed. */
+  get threads(): SignPool {
+    this.pool ??= new SignPool(this.options);
+    return this.pool;
+  }
+
+  /** Resolves with the blocks that differ. */
+  async compare(call: CompareCall): Promise<PagedBits> {
+    const { connection, disk, size, blockSize } = this.options;
+    const { algorithm, key, nodeKey, todo, leads, onSignatures, onProgress } = call;
+    const pass = { algorithm: algorithm.name, key, nodeKey };
+    const pool = this.threads;
+    pool.begin(pass);
+    const own = new BlockSigner({ disk, size, blockSize });
+    await own.begin(pass);
+    const zeroLeaf = own.leafOfZeros;
+    own.close();
+    const builder = await TreeBuilder.create(nodeKey);
+    const signatureBytes = onSignatures === undefined ? 0 : algorithm.digestLength;
+    const signer = new WindowSigner({
+      disk,
+      pool,
+      builder,
+      size,
+      blockSize,
+      todo,
+      zeroLeaf,
+      signatureBytes,
+      onSignatures,
+      onProgress,
+    });
+    const found = new PagedBits(this.blocks);
+    const roundTrip = connection.roundTrip ?? NEAR_SECONDS;
+    const comparison = new Comparison({
+      connection,
+      signer,
+      blocks: this.blocks,
+      todo,
+      leads,
+      link: { roundTrip, bytesPerSecond: roundTrip < NEAR_SECONDS ? NEAR_RATE : FAR_RATE },
+      onDiffer: (block) => found.set(block),
+      onSettled: () => undefined,
+    });
+    await comparison.run();
+    return found;
+  }
+
+  async close(): Promise<void> {
+    await this.pool?.close();
+    this.pool = null;
+  }
+}

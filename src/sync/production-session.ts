@@ -1,0 +1,447 @@
+/**
+ * Production's part of a session: it leads. It compares, asks the replica to place blocks by their signatures,
+ * sends what is absent as data, and looks again at what was placed. It reads its disk and never writes to it.
+ *
+ * Data flows in order; a checkpoint after every `CHECKPOINT_BYTES`, of which `MAX_OPEN_CHECKPOINTS` may be
+ * unanswered, so the link stays full while the replica flushes, and a crash costs no more than those.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
+import { DriftmapError } from '../base/errors.ts';
+import { CHECKPOINT_BYTES, MAX_OPEN_CHECKPOINTS, MAX_PLACING_BLOCKS } from '../base/limits.ts';
+import type { BlockRun, ByteCount } from '../base/units.ts';
+import { MiB } from '../base/units.ts';
+import { PagedBits } from '../bitmap/paged-bits.ts';
+import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { Side } from '../scan/side.ts';
+import { algorithmByName } from '../signature/algorithm.ts';
+import type { Connection } from '../wire/connection.ts';
+import { MessageType } from '../wire/message-types.ts';
+import {
+  type Data,
+  DIGEST_BYTES,
+  decodeNumber,
+  decodePlaced,
+  Encoding,
+  encodeData,
+  encodeNumber,
+  encodeRefine,
+  encodeSignatures,
+  pieceRuns,
+  SIGNATURE_BYTES,
+} from '../wire/messages.ts';
+import {
+  type CompareMessage,
+  type DiskInfo,
+  finishedShape,
+  type OpenMessage,
+  type ReadyMessage,
+  readyShape,
+} from '../wire/session-messages.ts';
+import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
+import { Comparer } from './comparer.ts';
+import { type Piece, piecesOf } from './marked-pieces.ts';
+import { type Codec, type Compression, isZeros, LinkGauge, Packer } from './packer.ts';
+import { signPieces } from './pieces.ts';
+import type { SyncTotals } from './progress.ts';
+import { infoOf, stampOf, withPath } from './replica-session.ts';
+
+export interface ProductionSessionOptions {
+  readonly connection: Connection;
+  readonly disk: VirtualDisk;
+  readonly open: Pick<OpenMessage, 'blockSize' | 'signature' | 'bySignature' | 'job'> &
+    Partial<Pick<OpenMessage, 'refine'>>;
+  readonly codec: Codec | null;
+  readonly compression: Compression;
+  readonly workers: number;
+  readonly totals: SyncTotals;
+  /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
+  readonly marks?: PagedBits | undefined;
+  /** Writes that arrive meanwhile. */
+  readonly live?: LiveProduction | undefined;
+}
+
+/**
+ * A production disk that is written to during the session, and whose writes are marked: when a write has ended, and
+ * before it is acknowledged. (Marked earlier, it could be taken, and its block sent, before its bytes are there.)
+ */
+export interface LiveProduction {
+  /** The blocks that were marked since the last call; they are no longer marked then. */
+  take(): PagedBits | Promise<PagedBits>;
+  /** When a pass leaves no more than this marked, production is asked to be quiet. */
+  readonly threshold: ByteCount;
+  /** Stops writes to production, and resolves when none is under way. */
+  quiesce(): Promise<void>;
+}
+
+/** Data that is read and packed ahead of what is sent. */
+const PIECES_AHEAD = 4;
+/** Signatures of one message: 512 KiB. */
+const SIGNATURES_AT_A_TIME = 16_384;
+/** Pieces of blocks that are compared again at a time: 512 KiB of digests. */
+const MAX_REFINED_PIECES = 32_768;
+/** Verifying looks again at what differed, at most so often, with a pause for blocks in flight to arrive. */
+const LOOKS = 3;
+const LOOK_PAUSE_MS = 300;
+/** Passes over what became dirty: a guest that writes faster than the link carries never ends by itself. */
+const MAX_PASSES = 16;
+
+export class ProductionSession {
+  /** Blocks that differ, or are still to be made equal. */
+  bitmap: SyncBitmap | null = null;
+  consistent = false;
+  passes = 0;
+  replica: DiskInfo | null = null;
+  warnings: readonly string[] = [];
+  private readonly options: ProductionSessionOptions;
+  private readonly generation: string;
+  private readonly side: Side;
+  private readonly packer: Packer;
+  private gauge: LinkGauge;
+  private checkpoints = 0;
+  private unflushed: ByteCount = 0;
+  private durable = 0;
+  private comparer: Comparer | null = null;
+
+  constructor(options: ProductionSessionOptions) {
+    this.options = options;
+    this.generation = options.disk.generation();
+    this.side = new Side(options.disk);
+    this.packer = new Packer(options.codec, options.compression);
+    this.gauge = new LinkGauge(options.connection);
+  }
+
+  async run(): Promise<void> {
+    const { connection, disk } = this.options;
+    const letGo = disk.retain();
+    try {
+      await this.session();
+    } catch (cause) {
+      throw withPath(cause, connection.peer);
+    } finally {
+      await this.comparer?.close();
+      await letGo();
+    }
+  }
+
+  private async session(): Promise<void> {
+    const { connection, disk, open, workers, totals } = this.options;
+    const ready = await connection.expect(MessageType.ready, readyShape);
+    this.replica = ready.replica;
+    this.warnings = ready.warnings;
+    this.checkSize(ready);
+    const { size } = ready;
+    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers });
+    const bitmap = new SyncBitmap({
+      size,
+      blockSize: open.blockSize,
+      signature: open.signature,
+      production: stampOf({ ...infoOf(disk), generation: this.generation }),
+      replica: stampOf(ready.replica, open.job === 'sync' ? size : undefined),
+    });
+    this.bitmap = bitmap;
+    await this.firstComparison(ready, bitmap);
+    if (open.job === 'verify') await this.lookAgain(bitmap);
+    if (open.job === 'sync') await this.synchronize(ready, bitmap);
+    const quiesced = this.options.live !== undefined || disk.generation() === this.generation;
+    await connection.sendControl(MessageType.finish, { generation: disk.generation(), quiesced });
+    const { consistent } = await connection.expect(MessageType.finished, finishedShape);
+    this.consistent = consistent;
+    totals.begin('finished', 0);
+  }
+
+  private checkSize({ size, replica }: ReadyMessage): void {
+    const { disk, open } = this.options;
+    const expected = open.job === 'sync' ? disk.size : Math.max(disk.size, replica.size);
+    if (size === expected) return;
+    throw new DriftmapError(
+      'mismatch',
+      `expected a session about ${expected} bytes, the replica says ${size}`,
+    );
+  }
+
+  // Comparing
+
+  private async firstComparison(ready: ReadyMessage, bitmap: SyncBitmap): Promise<void> {
+    const { connection, totals } = this.options;
+    if (ready.compare === 'all') await this.compareAs('first', null, bitmap);
+    else if (ready.compare === 'yours') {
+      const { marks } = this.options;
+      if (marks === undefined)
+        throw new DriftmapError('malformed', 'the replica asks for marks that are not kept here');
+      await sendBitmap(connection, new SyncBitmap(bitmap.header, marks));
+      await this.compareAs('first', marks, bitmap);
+    } else {
+      const { marks, blockSize, blocks } = await receiveBitmap(connection, bitmap.blocks);
+      if (blocks !== bitmap.blocks || blockSize !== bitmap.blockSize)
+        throw new DriftmapError('malformed', 'a bitmap of a disk of another size');
+      if (ready.compare === 'known') bitmap.marks.add(marks);
+      else await this.compareAs('first', marks, bitmap);
+    }
+    totals.markedBlocks = bitmap.count;
+  }
+
+  private async compareAs(
+    what: CompareMessage['what'],
+    todo: PagedBits | null,
+    bitmap: SyncBitmap,
+  ): Promise<void> {
+    const { connection, open, totals } = this.options;
+    const algorithm = algorithmByName(what === 'placed' ? 'nh128' : open.signature);
+    const key = algorithm.keyed ? randomBytes(32) : null;
+    const nodeKey = randomBytes(32);
+    totals.begin(
+      what === 'first' || what === 'all' ? 'comparing' : 'verifying',
+      todo === null ? bitmap.size : todo.count * bitmap.blockSize,
+    );
+    await connection.sendControl(MessageType.compare, { what, key, nodeKey });
+    const found = await this.comparer!.compare({
+      leads: true,
+      algorithm,
+      key,
+      nodeKey,
+      todo,
+      onProgress: (bytes) => {
+        totals.comparedBytes += bytes;
+        totals.add(bytes);
+      },
+    });
+    const looked = todo ?? new PagedBits(bitmap.blocks).complement();
+    for (const run of looked.andNot(found).runs()) bitmap.marks.clearRun(run);
+    for (const run of looked.runs()) bitmap.cover(run);
+    bitmap.marks.add(found);
+    totals.markedBlocks = bitmap.count;
+  }
+
+  /** A block on its way to the replica differs for a moment: only what differs again counts. */
+  private async lookAgain(bitmap: SyncBitmap): Promise<void> {
+    for (let look = 1; look < LOOKS && bitmap.count > 0; look++) {
+      const before = bitmap.count;
+      await setTimeout(LOOK_PAUSE_MS);
+      await this.compareAs('marked', bitmap.marks.clone(), bitmap);
+      if (bitmap.count === before) return;
+    }
+  }
+
+  // Synchronizing
+
+  private async synchronize(ready: ReadyMessage, bitmap: SyncBitmap): Promise<void> {
+    const { live } = this.options;
+    await this.transfer(ready, bitmap);
+    if (live === undefined) return;
+    for (let pass = 1; ; pass++) {
+      const dirty = await live.take();
+      if (dirty.count * bitmap.blockSize > live.threshold && pass < MAX_PASSES) {
+        await this.sendMarks(dirty, bitmap);
+        await this.transfer(ready, bitmap);
+        continue;
+      }
+      await live.quiesce();
+      await this.sendMarks(dirty.or(await live.take()), bitmap);
+      return this.transfer(ready, bitmap);
+    }
+  }
+
+  private async sendMarks(dirty: PagedBits, bitmap: SyncBitmap): Promise<void> {
+    await sendBitmap(this.options.connection, new SyncBitmap(bitmap.header, dirty));
+    bitmap.marks.add(dirty);
+    this.options.totals.markedBlocks = bitmap.count;
+  }
+
+  private async transfer(ready: ReadyMessage, bitmap: SyncBitmap): Promise<void> {
+    this.passes++;
+    const placed = new PagedBits(bitmap.blocks);
+    if (ready.places) await this.placeMarked(bitmap, placed);
+    await this.sendMarked(bitmap);
+    if (placed.isEmpty) return;
+    // The replica says what it placed; that it is there is seen under a key that it could not know.
+    await this.compareAs('placed', placed, bitmap);
+    await this.sendMarked(bitmap);
+  }
+
+  /** Plans of marked blocks, one after another: their signatures, then the answer which of them were placed. */
+  private async placeMarked(bitmap: SyncBitmap, placed: PagedBits): Promise<void> {
+    const { connection, totals } = this.options;
+    const { blockSize } = bitmap;
+    for (const plan of plansOf(bitmap.marks)) {
+      const count = blocksIn(plan);
+      totals.begin('placing', count * blockSize);
+      await this.sendSignatures(plan, bitmap);
+      await connection.send(MessageType.place);
+      const frame = await connection.receive();
+      if (frame.type !== MessageType.placed) throw connection.unexpected(frame, 'placed');
+      const answers = decodePlaced(frame.payload, count);
+      let at = 0;
+      for (const { start, end } of plan) {
+        for (let block = start; block < end; block++, at++) {
+          if (answers[at] === 0) continue;
+          placed.set(block);
+          bitmap.marks.clear(block);
+          totals.placedBlocks++;
+          totals.placedBytes += Math.min((block + 1) * blockSize, bitmap.size) - block * blockSize;
+        }
+      }
+    }
+  }
+
+  private async sendSignatures(plan: readonly BlockRun[], { blockSize }: SyncBitmap): Promise<void> {
+    const { connection, totals } = this.options;
+    const pool = this.comparer!.threads;
+    pool.begin({ algorithm: 'blake3', key: null, nodeKey: new Uint8Array(32) });
+    const most = Math.max(1, Math.min(SIGNATURES_AT_A_TIME, (256 * MiB) / blockSize));
+    for (const runs of batches(plan, most)) {
+      const first = runs[0]!.start;
+      const count = blocksIn(runs);
+      const allLeaves = new Uint8Array(new SharedArrayBuffer(count * DIGEST_BYTES));
+      const all = new Uint8Array(new SharedArrayBuffer(count * SIGNATURE_BYTES));
+      let at = 0;
+      const signing = runs.map(({ start, end }) => {
+        const leaves = allLeaves.subarray(at * DIGEST_BYTES, (at + end - start) * DIGEST_BYTES);
+        const signatures = all.subarray(at * SIGNATURE_BYTES, (at + end - start) * SIGNATURE_BYTES);
+        at += end - start;
+        return pool.sign({ id: first, start, end, todo: null, leaves, signatures });
+      });
+      await Promise.all(signing);
+      // Streams take no view over shared memory.
+      const digests = all.slice();
+      await connection.send(MessageType.signatures, ...encodeSignatures({ runs, digests }));
+      totals.add(count * blockSize);
+    }
+  }
+
+  /** Everything that is marked, as data; when it returns, all of it is durable on the replica, and no bit is left. */
+  private async sendMarked(bitmap: SyncBitmap): Promise<void> {
+    const { totals, connection } = this.options;
+    totals.begin('sending', bitmap.markedBytes);
+    // What was measured while comparing says nothing of sending.
+    this.gauge = new LinkGauge(connection);
+    const sent = bitmap.marks.clone();
+    const { blockSize, size } = bitmap;
+    const piece = this.options.open.refine ?? 0;
+    if (piece === 0 || piece >= blockSize) await this.sendPieces(piecesOf(sent.runs(), this.side, bitmap));
+    else {
+      const most = Math.max(1, Math.floor(MAX_REFINED_PIECES / (blockSize / piece)));
+      for (const runs of batches(sent.runs(), most)) {
+        const differing = await this.refined(runs, piece, bitmap);
+        await this.sendPieces(piecesOf(differing, this.side, { size, blockSize: piece }));
+      }
+    }
+    if (!sent.isEmpty || totals.placedBlocks > 0) await this.checkpoint(0);
+    for (const run of sent.runs()) bitmap.marks.clearRun(run);
+  }
+
+  /** Which pieces of these blocks differ, as runs of pieces. */
+  private async refined(
+    runs: readonly BlockRun[],
+    piece: ByteCount,
+    bitmap: SyncBitmap,
+  ): Promise<BlockRun[]> {
+    const { connection, disk, totals } = this.options;
+    const { blockSize, size } = bitmap;
+    const key = randomBytes(32);
+    const all = pieceRuns(runs, { piece, blockSize, size });
+    const digests = await signPieces({ disk, size, piece, key, runs: all });
+    await connection.send(MessageType.refine, ...encodeRefine({ runs, piece, key, digests }));
+    const frame = await connection.receive();
+    if (frame.type !== MessageType.refined) throw connection.unexpected(frame, 'refined');
+    const differs = decodePlaced(frame.payload, blocksIn(all));
+    const found: BlockRun[] = [];
+    let at = 0;
+    for (const { start, end } of all) {
+      for (let i = start; i < end; i++, at++) {
+        const last = found.at(-1);
+        if (differs[at] === 0) totals.equalBytes += Math.min((i + 1) * piece, size) - i * piece;
+        else if (last?.end === i) found[found.length - 1] = { start: last.start, end: i + 1 };
+        else found.push({ start: i, end: i + 1 });
+      }
+    }
+    return found;
+  }
+
+  /** Reads and packs ahead, sends in order, and asks for durability now and then. */
+  private async sendPieces(pieces: AsyncGenerator<Piece, undefined>): Promise<void> {
+    const { connection, totals } = this.options;
+    const ahead: Promise<Data>[] = [];
+    for (let more = true; more || ahead.length > 0; ) {
+      while (more && ahead.length < PIECES_AHEAD) {
+        const next = await pieces.next();
+        if (next.done) more = false;
+        else ahead.push(this.packed(next.value));
+      }
+      const data = await ahead.shift();
+      if (data === undefined) continue;
+      await connection.send(MessageType.data, ...encodeData(data));
+      totals.sentBytes += data.length;
+      totals.storedBytes += data.stored.length;
+      if (data.encoding === Encoding.zero) totals.zeroBytes += data.length;
+      totals.add(data.length);
+      this.unflushed += data.encoding === Encoding.zero ? 0 : data.length;
+      if (this.unflushed < CHECKPOINT_BYTES) continue;
+      this.unflushed = 0;
+      await this.checkpoint(MAX_OPEN_CHECKPOINTS - 1);
+    }
+  }
+
+  private packed({ offset, length, zero }: { offset: number; length: number; zero: boolean }): Promise<Data> {
+    const nothing = new Uint8Array(0);
+    if (zero) return Promise.resolve({ offset, length, encoding: Encoding.zero, stored: nothing });
+    const packing = (async () => {
+      const bytes = new Uint8Array(length);
+      const pending = this.side.read(offset, bytes);
+      if (pending) await pending;
+      if (isZeros(bytes)) return { offset, length, encoding: Encoding.zero, stored: nothing };
+      return this.packer.pack(offset, bytes, this.gauge.isBound);
+    })();
+    packing.catch(() => undefined);
+    return packing;
+  }
+
+  /** Asks for durability; returns when at most `open` of such questions are unanswered. */
+  private async checkpoint(open: number): Promise<void> {
+    const { connection, totals } = this.options;
+    await connection.send(MessageType.checkpoint, encodeNumber(++this.checkpoints));
+    while (this.checkpoints - this.durable > open) {
+      const frame = await connection.receive();
+      if (frame.type !== MessageType.durable) throw connection.unexpected(frame, 'durable');
+      const id = decodeNumber(frame.payload, 'durable');
+      if (id !== this.durable + 1)
+        throw new DriftmapError(
+          'malformed',
+          `expected checkpoint ${this.durable + 1} to be durable, got ${id}`,
+        );
+      this.durable = id;
+      totals.checkpoints++;
+    }
+  }
+}
+
+/** Marked blocks in plans of bounded size. */
+function* plansOf(marks: PagedBits): Generator<BlockRun[], undefined> {
+  // A copy: the marks are cleared while plans are taken.
+  yield* batches(marks.clone().runs(), MAX_PLACING_BLOCKS);
+}
+
+/** Runs in lists of at most so many blocks. */
+function* batches(runs: Iterable<BlockRun>, most: number): Generator<BlockRun[], undefined> {
+  let batch: BlockRun[] = [];
+  let room = most;
+  for (const run of runs) {
+    for (let start = run.start; start < run.end; ) {
+      const end = Math.min(run.end, start + room);
+      batch.push({ start, end });
+      room -= end - start;
+      start = end;
+      if (room > 0) continue;
+      yield batch;
+      batch = [];
+      room = most;
+    }
+  }
+  if (batch.length > 0) yield batch;
+}
+
+function blocksIn(runs: readonly BlockRun[]): number {
+  return runs.reduce((sum, { start, end }) => sum + end - start, 0);
+}

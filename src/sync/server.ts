@@ -1,0 +1,220 @@
+/**
+ * The server's side of a session: greets, opens the disk that is asked for if it is granted, and plays the part
+ * that the client does not. What a stranger sends before the greeting is over reaches no disk.
+ */
+
+import { DriftmapError, systemError } from '../base/errors.ts';
+import type { ByteCount } from '../base/units.ts';
+import { openDisk } from '../disk/open.ts';
+import { defaultWorkers } from '../scan/pool.ts';
+import { Connection } from '../wire/connection.ts';
+import { welcome } from '../wire/greeting.ts';
+import type { RateLimiter } from '../wire/limiter.ts';
+import { MessageType } from '../wire/message-types.ts';
+import { type DiskInfo, type OpenMessage, openShape } from '../wire/session-messages.ts';
+import type { Transport } from '../wire/transport.ts';
+import { openOrigin } from './origin.ts';
+import { type Compression, codecs, commonCodec } from './packer.ts';
+import { ProductionSession } from './production-session.ts';
+import { SyncTotals } from './progress.ts';
+import { ReplicaSession } from './replica-session.ts';
+import { type OpenSource, openSource } from './sources.ts';
+import { openTarget } from './target.ts';
+
+/** A disk that peers may use. */
+export interface Grant {
+  /** A path or an address. */
+  readonly disk: string;
+  readonly readOnly?: boolean | undefined;
+  readonly format?: string | undefined;
+  readonly state?: string | undefined;
+  /** Disks and stores whose blocks may be copied when this one is written by signature. */
+  readonly sources?: readonly string[] | undefined;
+}
+
+export interface ServeOptions {
+  /** By the name that the client says; undefined refuses it. */
+  readonly grant: (name: string) => Grant | undefined;
+  readonly token?: Uint8Array | undefined;
+  readonly workers?: number | undefined;
+  readonly compression?: Compression | undefined;
+  readonly limiter?: RateLimiter | undefined;
+  readonly deadAfterMs?: number | undefined;
+  /** Ends the session. */
+  readonly signal?: AbortSignal | undefined;
+  readonly onTraffic?: ((received: ByteCount, sent: ByteCount) => void) | undefined;
+}
+
+export interface ServedSession {
+  readonly peer: string;
+  readonly disk: string;
+  readonly job: OpenMessage['job'];
+  readonly role: OpenMessage['role'];
+  readonly totals: SyncTotals;
+  readonly consistent: boolean;
+}
+
+/** An unfinished greeting ends after so long. */
+const GREETING_MS = 20_000;
+
+/**
+ * Serves one session to its end.
+ * @throws DriftmapError what ended it early; the peer has been told
+ */
+export async function serveSession(transport: Transport, options: ServeOptions): Promise<ServedSession> {
+  const { signal, limiter, deadAfterMs, onTraffic } = options;
+  const connection = new Connection(transport, { limiter, deadAfterMs, onTraffic });
+  const stop = () =>
+    void connection.abandon(
+      new DriftmapError('aborted', 'the other site is shutting down', { path: connection.peer }),
+    );
+  signal?.addEventListener('abort', stop, { once: true });
+  let hidden: Grant | undefined;
+  let named = '';
+  try {
+    const timer = setTimeout(
+      () => connection.fail(new DriftmapError('io', 'no greeting came', { path: connection.peer })),
+      GREETING_MS,
+    );
+    let open: OpenMessage;
+    try {
+      await welcome(connection, { token: options.token });
+      open = await connection.expect(MessageType.open, openShape);
+    } finally {
+      clearTimeout(timer);
+    }
+    const grant = options.grant(open.disk);
+    named = open.disk;
+    hidden = grant;
+    if (grant === undefined)
+      throw new DriftmapError('permission', `no disk is granted under the name '${open.disk}'`);
+    const served =
+      open.role === 'production'
+        ? await serveProduction(connection, open, grant, options)
+        : await serveReplica(connection, open, grant, options);
+    // The client leaves first: it has the last word to read.
+    await connection.receive().catch(() => undefined);
+    await connection.close();
+    return served;
+  } catch (cause) {
+    const error = systemError(cause, { operation: 'serve' });
+    await connection.abandon(error, hideDisk(error.message, hidden, named));
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', stop);
+  }
+}
+
+/** A peer knows a disk by its name here, and has no need of the path behind it. */
+function hideDisk(message: string, grant: Grant | undefined, name: string): string {
+  return grant === undefined ? message : message.replaceAll(grant.disk, name);
+}
+
+async function serveProduction(
+  connection: Connection,
+  open: OpenMessage,
+  grant: Grant,
+  options: ServeOptions,
+): Promise<ServedSession> {
+  const origin = await openOrigin(grant.disk, { format: open.format ?? grant.format, state: grant.state });
+  try {
+    await connection.sendControl(MessageType.opened, {
+      production: origin.info,
+      codecs: codecs(),
+      warnings: origin.disk.warnings.map((warning) => hideDisk(warning, grant, open.disk)),
+    });
+    const totals = new SyncTotals(() => connection.bytesSent + connection.bytesReceived, undefined);
+    const session = new ProductionSession({
+      connection,
+      disk: origin.disk,
+      open,
+      codec: commonCodec(open.codecs),
+      compression: options.compression ?? 'auto',
+      workers: options.workers ?? defaultWorkers(),
+      totals,
+      marks: origin.marks,
+    });
+    await session.run();
+    return servedOf(connection, open, totals, session.consistent);
+  } finally {
+    await origin.close();
+  }
+}
+
+async function serveReplica(
+  connection: Connection,
+  open: OpenMessage,
+  grant: Grant,
+  options: ServeOptions,
+): Promise<ServedSession> {
+  const { production } = open;
+  if (production === null)
+    throw new DriftmapError('malformed', "the message 'open': a replica needs production's disk");
+  await connection.sendControl(MessageType.opened, { production: null, codecs: codecs(), warnings: [] });
+  const totals = new SyncTotals(() => connection.bytesSent + connection.bytesReceived, undefined);
+  const common = { connection, production, open, totals, workers: options.workers ?? defaultWorkers() };
+  if (open.job !== 'sync') return serveComparison(common, open, grant, production);
+  if (grant.readOnly) throw new DriftmapError('permission', `'${open.disk}' is granted for reading only`);
+  const target = await openTarget(
+    {
+      replica: grant.disk,
+      format: open.format ?? grant.format,
+      state: grant.state,
+      blockSize: open.blockSize,
+      signature: open.signature,
+      resize: open.resize,
+      shrink: open.shrink,
+      full: open.full,
+      adopt: open.adopt,
+      discard: open.discard,
+    },
+    production,
+  );
+  const sources: OpenSource[] = [];
+  try {
+    if (open.bySignature) for (const source of grant.sources ?? []) sources.push(await openSource(source));
+    const { disk, size, compare, writer, keeper } = target;
+    const warnings = target.warnings.map((warning) => hideDisk(warning, grant, open.disk));
+    const session = new ReplicaSession({
+      ...common,
+      disk,
+      size,
+      compare,
+      warnings,
+      sources,
+      target: { writer, keeper },
+    });
+    await session.run();
+    return servedOf(connection, open, totals, session.consistent);
+  } finally {
+    for (const source of sources) await source.close();
+    await target.close();
+  }
+}
+
+async function serveComparison(
+  common: Omit<ConstructorParameters<typeof ReplicaSession>[0], 'disk' | 'size' | 'compare' | 'warnings'>,
+  open: OpenMessage,
+  grant: Grant,
+  production: DiskInfo,
+): Promise<ServedSession> {
+  const disk = await openDisk(grant.disk, { format: open.format ?? grant.format });
+  try {
+    const size = Math.max(disk.size, production.size);
+    const warnings = disk.warnings.map((warning) => hideDisk(warning, grant, open.disk));
+    const session = new ReplicaSession({ ...common, disk, size, warnings, compare: { what: 'all' } });
+    await session.run();
+    return servedOf(common.connection, open, common.totals, session.consistent);
+  } finally {
+    await disk.close();
+  }
+}
+
+function servedOf(
+  connection: Connection,
+  { disk, job, role }: OpenMessage,
+  totals: SyncTotals,
+  consistent: boolean,
+): ServedSession {
+  return { peer: connection.peer, disk, job, role, totals, consistent };
+}

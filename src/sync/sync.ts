@@ -1,0 +1,346 @@
+/**
+ * Makes a replica equal to production, compares disks of two sites, and verifies: the client's side.
+ *
+ * At most one of the two disks is at another site. When both are here they are compared byte by byte by a scan,
+ * and the rest goes through the very protocol that goes over a network, within this process.
+ */
+
+import { DriftmapError } from '../base/errors.ts';
+import type { BlockCount, ByteCount } from '../base/units.ts';
+import type { PagedBits } from '../bitmap/paged-bits.ts';
+import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { defaultWorkers } from '../scan/pool.ts';
+import { scan } from '../scan/scan.ts';
+import type { AlgorithmName } from '../signature/algorithm.ts';
+import { Connection } from '../wire/connection.ts';
+import { MessageType } from '../wire/message-types.ts';
+import { openedShape } from '../wire/session-messages.ts';
+import { parseSite } from '../wire/site.ts';
+import { memoryPair } from '../wire/transport.ts';
+import { type RemoteSite, stopped } from './connect.ts';
+import { type Origin, openOrigin } from './origin.ts';
+import { type Compression, commonCodec } from './packer.ts';
+import { type LiveProduction, ProductionSession } from './production-session.ts';
+import { SyncTotals } from './progress.ts';
+import { type FirstComparison, infoOf, ReplicaSession, stampOf } from './replica-session.ts';
+import {
+  type Chosen,
+  choose,
+  openMessage,
+  type ReplicaFlags,
+  refuseTwoSites,
+  type SessionOptions,
+  type SessionResult,
+  totalsOf,
+  withSite,
+} from './session-options.ts';
+import { type OpenSource, openSource } from './sources.ts';
+import { openTarget, type Target } from './target.ts';
+
+export interface SyncOptions extends SessionOptions, ReplicaFlags {
+  /** The disk that is right: a path, an address here or at another site, or one that is open. */
+  readonly production: string | VirtualDisk;
+  /** A path, an address at another site, or a unit that can be written to. */
+  readonly replica: string | LogicalUnit;
+  /** Where the replica's state is kept; beside it by default. Only for a replica here. */
+  readonly state?: string | undefined;
+  /** Asks the replica to place blocks that it holds already; by default when a network lies between. */
+  readonly bySignature?: boolean | undefined;
+  /** Compression of data; `auto` by default, and never when both disks are here. */
+  readonly compression?: Compression | undefined;
+  /** Disks, or `store:FOLDER`, beside a replica here, whose blocks may be copied. */
+  readonly sources?: readonly string[] | undefined;
+  /** Production is written to meanwhile: only for a production disk here. */
+  readonly live?: LiveProduction | undefined;
+}
+
+export interface SyncResult extends SessionResult {
+  /** The replica is equal to production, as it was when the comparison began. */
+  readonly consistent: boolean;
+  readonly placedBlocks: BlockCount;
+  readonly placedBytes: ByteCount;
+  /** Made equal by data, zeros included. */
+  readonly dataBytes: ByteCount;
+  readonly zeroBytes: ByteCount;
+  /** Of blocks that differ: what was found equal in pieces, and left as it is. */
+  readonly equalBytes: ByteCount;
+  /** Data as it travelled. */
+  readonly storedBytes: ByteCount;
+  readonly passes: number;
+}
+
+/** Makes the replica equal to production. */
+export async function sync(options: SyncOptions): Promise<SyncResult> {
+  const { production, replica } = options;
+  const from = typeof production === 'string' ? parseSite(production) : null;
+  const to = typeof replica === 'string' ? parseSite(replica) : null;
+  refuseTwoSites(from?.kind, to?.kind);
+  if (options.signal?.aborted) throw stopped(options.signal);
+  if (to !== null && to.kind !== 'local') return pushTo(to, options);
+  if (from !== null && from.kind !== 'local') return pullFrom(from, options);
+  return syncHere(options);
+}
+
+// One of the disks at another site
+
+async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResult> {
+  const chosen = choose(options, options.bySignature ?? true);
+  if (options.state !== undefined || options.sources !== undefined)
+    throw new DriftmapError('argument', 'state and sources are chosen where the replica is');
+  const origin = await openOrigin(options.production, {
+    format: options.productionFormat,
+    allowOutside: options.allowOutside,
+  });
+  try {
+    return await withSite(site, options, async ({ connection }) => {
+      const open = openMessage(site.disk, 'replica', 'sync', chosen, options);
+      await connection.sendControl(MessageType.open, { ...open, production: origin.info });
+      const opened = await connection.expect(MessageType.opened, openedShape);
+      const totals = totalsOf(connection, options);
+      const session = new ProductionSession({
+        connection,
+        disk: origin.disk,
+        open,
+        codec: commonCodec(opened.codecs),
+        compression: options.compression ?? 'auto',
+        workers: options.workers ?? defaultWorkers(),
+        totals,
+        marks: origin.marks,
+        live: options.live,
+      });
+      await session.run();
+      const warnings = [
+        ...origin.disk.warnings,
+        ...session.warnings,
+        ...changed(session.consistent, origin.disk),
+      ];
+      return syncResult(chosen, session.bitmap!.size, totals, connection, session, warnings);
+    });
+  } finally {
+    await origin.close();
+  }
+}
+
+async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncResult> {
+  const chosen = choose(options, options.bySignature ?? true);
+  if (options.live) throw new DriftmapError('argument', 'live marks are of a production disk here');
+  return withSite(site, options, async ({ connection }) => {
+    const open = openMessage(site.disk, 'production', 'sync', chosen, options);
+    await connection.sendControl(MessageType.open, open);
+    const { production, warnings } = await connection.expect(MessageType.opened, openedShape);
+    if (production === null)
+      throw new DriftmapError('malformed', 'the other site did not say which disk it has');
+    const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, production);
+    const sources: OpenSource[] = [];
+    try {
+      if (chosen.bySignature)
+        for (const source of options.sources ?? []) sources.push(await openSource(source));
+      const totals = totalsOf(connection, options);
+      const { disk, size, compare } = target;
+      const workers = options.workers ?? defaultWorkers();
+      const common = { connection, disk, production, size, open, workers, totals, compare, sources, target };
+      const session = new ReplicaSession({ ...common, warnings: target.warnings });
+      await session.run();
+      const more = session.consistent ? [] : [notConsistent];
+      const result = { consistent: session.consistent, passes: 1 };
+      return syncResult(chosen, size, totals, connection, result, [...warnings, ...target.warnings, ...more]);
+    } finally {
+      for (const source of sources) await source.close();
+      await target.close();
+    }
+  });
+}
+
+const notConsistent =
+  'production was written to during the session: what was written meanwhile may be missing from the replica; synchronize again';
+
+function changed(consistent: boolean, disk: VirtualDisk): string[] {
+  return consistent ? [] : [`${disk.name}: ${notConsistent}`];
+}
+
+// Both here
+
+async function syncHere(options: SyncOptions): Promise<SyncResult> {
+  const chosen = choose(options, options.bySignature ?? false);
+  const startedAt = performance.now();
+  const origin = await openOrigin(options.production, {
+    format: options.productionFormat,
+    allowOutside: options.allowOutside,
+  });
+  try {
+    const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, origin.info);
+    const sources: OpenSource[] = [];
+    try {
+      if (origin.disk.identity === target.disk.identity)
+        throw new DriftmapError('argument', 'production and replica are the same disk', {
+          path: target.disk.name,
+        });
+      if (chosen.bySignature)
+        for (const source of options.sources ?? []) sources.push(await openSource(source));
+      const local = new LocalSession(options, chosen, origin, target, sources);
+      const result = await local.run();
+      return { ...result, seconds: (performance.now() - startedAt) / 1000 };
+    } finally {
+      for (const source of sources) await source.close();
+      await target.close();
+    }
+  } finally {
+    await origin.close();
+  }
+}
+
+class LocalSession {
+  private readonly options: SyncOptions;
+  private readonly chosen: Chosen;
+  private readonly origin: Origin;
+  private readonly target: Target;
+  private readonly sources: readonly OpenSource[];
+  private readonly totals: SyncTotals;
+  private signature: AlgorithmName | 'bytes';
+
+  constructor(
+    options: SyncOptions,
+    chosen: Chosen,
+    origin: Origin,
+    target: Target,
+    sources: readonly OpenSource[],
+  ) {
+    this.options = options;
+    this.chosen = chosen;
+    this.origin = origin;
+    this.target = target;
+    this.sources = sources;
+    this.totals = new SyncTotals(() => 0, options.onProgress);
+    this.signature = chosen.signature;
+  }
+
+  async run(): Promise<SyncResult> {
+    const { options, chosen, origin, target, totals, sources } = this;
+    const { signal, live } = options;
+    const compare = await this.compare();
+    const [there, here] = memoryPair().map((transport) => new Connection(transport)) as [
+      Connection,
+      Connection,
+    ];
+    const stop = () => {
+      for (const connection of [there, here]) connection.fail(stopped(signal));
+    };
+    signal?.addEventListener('abort', stop, { once: true });
+    const open = { ...chosen, job: 'sync', refine: options.refine ?? null } as const;
+    const workers = options.workers ?? defaultWorkers();
+    const { disk, size } = target;
+    const quiet = new SyncTotals(() => 0, undefined);
+    const replica = new ReplicaSession({
+      ...{ connection: here, disk, production: origin.info, size, open, workers, compare, sources, target },
+      totals: quiet,
+      warnings: [],
+    });
+    const production = new ProductionSession({
+      ...{ connection: there, disk: origin.disk, open, codec: null, compression: 'never', workers, totals },
+      marks: origin.marks,
+      live,
+    });
+    try {
+      there.trust();
+      here.trust();
+      await both(production.run(), replica.run(), (cause) => {
+        for (const connection of [there, here]) connection.fail(cause as DriftmapError);
+      });
+    } catch (cause) {
+      throw signal?.aborted ? stopped(signal) : cause;
+    } finally {
+      signal?.removeEventListener('abort', stop);
+      await Promise.all([there.close(), here.close()]);
+    }
+    const warnings = [
+      ...origin.disk.warnings,
+      ...target.warnings,
+      ...changed(production.consistent, origin.disk),
+    ];
+    const result = syncResult(chosen, size, totals, null, production, warnings);
+    return { ...result, signature: this.signature };
+  }
+
+  /** Byte by byte, by a scan's threads, where both disks have one size and nothing is placed by signature. */
+  private async compare(): Promise<FirstComparison> {
+    const { options, chosen, origin, target, totals } = this;
+    if (chosen.bySignature || origin.disk.size !== target.disk.size) return target.compare;
+    const { blockSize } = chosen;
+    const header = {
+      size: target.size,
+      blockSize,
+      signature: 'bytes',
+      production: stampOf(origin.info),
+      replica: stampOf(infoOf(target.disk)),
+    };
+    const marks = target.compare.what === 'yours' ? origin.marks : bitsOf(target.compare);
+    const within = marks === undefined ? undefined : new SyncBitmap(header, marks);
+    totals.begin('comparing', within?.markedBytes ?? target.size);
+    let told = 0;
+    const result = await scan({
+      production: origin.disk,
+      replica: target.disk,
+      blockSize,
+      compare: 'bytes',
+      within,
+      workers: options.workers,
+      signal: options.signal,
+      onProgress: ({ doneBytes }) => {
+        totals.add(doneBytes - told);
+        told = doneBytes;
+      },
+    });
+    totals.comparedBytes = result.comparedBytes + result.skippedBytes;
+    this.signature = 'bytes';
+    const { keeper } = target;
+    const everything = { start: 0, end: keeper.bitmap.blocks };
+    // The comparison is over: what is not marked is equal.
+    keeper.compared(result.bitmap.marks);
+    keeper.bitmap.cover(everything);
+    return { what: 'known', bits: result.bitmap.marks };
+  }
+}
+
+function bitsOf(compare: FirstComparison): PagedBits | undefined {
+  return compare.what === 'some' || compare.what === 'known' ? compare.bits : undefined;
+}
+
+/** Waits for both; the first failure is made known at once, so that neither waits for the other. */
+async function both(a: Promise<void>, b: Promise<void>, onFailure: (cause: unknown) => void): Promise<void> {
+  let first: { cause: unknown } | null = null;
+  const watched = [a, b].map((run) =>
+    run.catch((cause) => {
+      if (first === null) {
+        first = { cause };
+        onFailure(cause);
+      }
+    }),
+  );
+  await Promise.all(watched);
+  if (first !== null) throw (first as { cause: unknown }).cause;
+}
+
+function syncResult(
+  { blockSize, signature }: Chosen,
+  size: ByteCount,
+  totals: SyncTotals,
+  connection: Connection | null,
+  { consistent, passes }: { readonly consistent: boolean; readonly passes: number },
+  warnings: readonly string[],
+): SyncResult {
+  return {
+    ...{ size, blockSize, signature, consistent, passes, warnings },
+    comparedBytes: totals.comparedBytes,
+    sentBytes: connection?.bytesSent ?? 0,
+    receivedBytes: connection?.bytesReceived ?? 0,
+    seconds: totals.seconds,
+    placedBlocks: totals.placedBlocks,
+    placedBytes: totals.placedBytes,
+    dataBytes: totals.sentBytes,
+    zeroBytes: totals.zeroBytes,
+    equalBytes: totals.equalBytes,
+    storedBytes: totals.storedBytes,
+  };
+}

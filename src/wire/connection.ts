@@ -1,0 +1,446 @@
+/**
+ * A connection: frames over a transport, with flow control, signs of life, and one clear end.
+ *
+ * Flow control is by credit. A frame costs its bytes, head and payload; who sends waits until it has them.
+ * Credit comes back when the receiver has worked on the frame: when it asks for the next one. So what a peer can
+ * make us hold is bounded, whatever it sends, and a peer that sends more than it was given is refused. Credits,
+ * pings, errors and farewells cost nothing; answers to pings are dropped for a peer that does not read.
+ *
+ * Whatever ends a connection ends it once: the first reason is what every pending and later call throws.
+ */
+
+import { DriftmapError, type ErrorKind, systemError } from '../base/errors.ts';
+import {
+  MAX_FRAME_BYTES,
+  MAX_GREETING_BYTES,
+  MAX_UNREAD_ANSWERS_BYTES,
+  MAX_WIRE_TEXT_BYTES,
+  WIRE_CREDIT_BYTES,
+} from '../base/limits.ts';
+import type { ByteCount } from '../base/units.ts';
+import { decodeControl, encodeControl } from '../codec/control.ts';
+import { encodeFrameHead, FRAME_HEAD_BYTES, type Frame, FrameReader } from './frame.ts';
+import type { RateLimiter } from './limiter.ts';
+import { isFree, isKnown, MessageType, messageName, OPTIONAL_FROM } from './message-types.ts';
+import { type Check, record, text } from './schema.ts';
+import type { Transport } from './transport.ts';
+
+/** What either side may send before it has been given credit: the greeting. */
+export const FIRST_CREDIT_BYTES = MAX_GREETING_BYTES + FRAME_HEAD_BYTES;
+
+export interface ConnectionOptions {
+  /** Silence after which the peer counts as dead; 60 s by default. */
+  readonly deadAfterMs?: number | undefined;
+  readonly limiter?: RateLimiter | undefined;
+  /** Called when a sign of life arrives or leaves: for tests and metrics. */
+  readonly onTraffic?: ((received: ByteCount, sent: ByteCount) => void) | undefined;
+}
+
+interface Outgoing {
+  readonly type: number;
+  readonly parts: readonly Uint8Array[];
+  readonly cost: ByteCount;
+  readonly sent: () => void;
+  readonly failed: (reason: unknown) => void;
+}
+
+/** A peer is asked for a sign of life this often before it counts as dead. */
+const TICKS = 4;
+const errorShape = record({ kind: text(40), message: text(MAX_WIRE_TEXT_BYTES) });
+const errorKinds: readonly ErrorKind[] = [
+  'argument',
+  'not-found',
+  'permission',
+  'io',
+  'malformed',
+  'unsupported',
+  'policy',
+  'mismatch',
+  'limit',
+  'aborted',
+];
+
+export class Connection {
+  /** Bytes of frames, heads included. */
+  bytesSent: ByteCount = 0;
+  bytesReceived: ByteCount = 0;
+
+  readonly transport: Transport;
+  private readonly options: ConnectionOptions;
+  private readonly reader: FrameReader;
+  private readonly inbox: Frame[] = [];
+  private waiter: { resolve: (frame: Frame) => void; reject: (reason: unknown) => void } | null = null;
+  private readonly outbox: Outgoing[] = [];
+  private pumping = false;
+  private sequence = 0;
+  /** What we may still send. */
+  private credit = FIRST_CREDIT_BYTES;
+  private creditCame: (() => void) | null = null;
+  /** What the peer may still send, what it was given in all, and what has been worked on and not given back yet. */
+  private granted = FIRST_CREDIT_BYTES;
+  private window = FIRST_CREDIT_BYTES;
+  private worked: ByteCount = 0;
+  private current: ByteCount = 0;
+  private failure: DriftmapError | null = null;
+  private leaving = false;
+  private broken = false;
+  private peerLeft = false;
+  private readonly timer: NodeJS.Timeout;
+  private silentTicks = 0;
+  private waited = 0;
+  private waitingSince: number | null = null;
+  private pingedAt: number | null = null;
+  private measured: number | null = null;
+
+  constructor(transport: Transport, options: ConnectionOptions = {}) {
+    this.transport = transport;
+    this.options = options;
+    this.reader = new FrameReader(transport.name, MAX_GREETING_BYTES);
+    const { readable, writable } = transport;
+    readable.on('data', (chunk: Uint8Array) => this.take(chunk));
+    readable.on('end', () => this.ended());
+    readable.on('close', () => this.ended());
+    for (const stream of new Set([readable, writable]))
+      stream.on('error', (cause) =>
+        this.fail(systemError(cause, { path: transport.name, operation: 'connection' })),
+      );
+    this.timer = setInterval(() => this.tick(), (options.deadAfterMs ?? 60_000) / TICKS);
+    this.timer.unref();
+  }
+
+  get peer(): string {
+    return this.transport.name;
+  }
+
+  /** Milliseconds that messages have waited for the network, the peer's credit or the rate, so far. */
+  get waitedMs(): number {
+    return this.waited + (this.waitingSince === null ? 0 : performance.now() - this.waitingSince);
+  }
+
+  /** Bytes that wait for the network. */
+  get unsentBytes(): ByteCount {
+    return this.transport.writable.writableLength;
+  }
+
+  /** Seconds from a ping to its answer, the shortest so far; null before the first answer. */
+  get roundTrip(): number | null {
+    return this.measured;
+  }
+
+  /** The peer has proved who it is: it may send whole messages, and many. */
+  trust(): void {
+    this.reader.maxPayload = MAX_FRAME_BYTES;
+    this.window = WIRE_CREDIT_BYTES;
+    this.grant(WIRE_CREDIT_BYTES - FIRST_CREDIT_BYTES);
+    this.ping();
+  }
+
+  private ping(): void {
+    this.pingedAt ??= performance.now();
+    void this.send(MessageType.ping).catch(() => undefined);
+  }
+
+  /**
+   * Sends one message; resolves when it has been handed to the network. Messages leave in the order of the
+   * calls. The parts must not be changed afterwards.
+   */
+  send(type: number, ...parts: readonly Uint8Array[]): Promise<void> {
+    if (this.failure) return Promise.reject(this.failure);
+    if (this.leaving) return Promise.reject(this.closedError());
+    // What concerns the connection itself must not wait behind what waits for credit: the peer may wait for it.
+    if (isFree(type) && type !== MessageType.bye) {
+      this.write(type, parts);
+      return Promise.resolve();
+    }
+    let cost = FRAME_HEAD_BYTES;
+    for (const part of parts) cost += part.length;
+    return new Promise((sent, failed) => {
+      this.outbox.push({ type, parts, cost: isFree(type) ? 0 : cost, sent, failed });
+      if (!this.pumping) void this.pump();
+    });
+  }
+
+  /** Sends a control message. */
+  sendControl(type: number, value: object): Promise<void> {
+    return this.send(type, encodeControl(value));
+  }
+
+  /** The next message. The one before counts as worked on. Rejects when the connection has ended. */
+  async receive(): Promise<Frame> {
+    this.release();
+    const frame = this.inbox.shift() ?? (await this.nextFrame());
+    this.current = FRAME_HEAD_BYTES + frame.payload.length;
+    return frame;
+  }
+
+  /** The next message, which must be of this type. */
+  async expect<T>(type: number, check: Check<T>): Promise<T> {
+    const frame = await this.receive();
+    if (frame.type !== type) throw this.unexpected(frame, messageName(type));
+    return this.control(frame, check);
+  }
+
+  /** A control message, checked. */
+  control<T>({ type, payload }: Frame, check: Check<T>): T {
+    const name = messageName(type);
+    try {
+      return check(decodeControl(payload, `the message '${name}'`), name);
+    } catch (cause) {
+      if (cause instanceof DriftmapError && cause.path === undefined)
+        throw new DriftmapError('malformed', cause.message, { path: this.peer, cause });
+      throw cause;
+    }
+  }
+
+  unexpected({ type }: Frame, expected: string): DriftmapError {
+    const reason = `expected the message '${expected}', got '${messageName(type)}'`;
+    return new DriftmapError('malformed', reason, { path: this.peer });
+  }
+
+  /** Says goodbye, and resolves when the last byte has been handed over. Idempotent; never throws. */
+  async close(): Promise<void> {
+    if (this.failure === null && !this.leaving) {
+      const farewell = this.send(MessageType.bye).catch(() => undefined);
+      this.leaving = true;
+      await farewell;
+      this.fail(this.closedError());
+    }
+    await new Promise<void>((resolve) => {
+      const { writable } = this.transport;
+      if (writable.writableEnded || writable.destroyed) resolve();
+      else writable.end(() => resolve());
+      setTimeout(resolve, 1000).unref();
+    });
+    this.transport.destroy();
+  }
+
+  /** Tells the peer what went wrong, as far as it still listens, and ends the connection. Never throws. */
+  async abandon(error: DriftmapError, text = error.message): Promise<void> {
+    if (this.failure === null && !this.leaving) {
+      const message = Buffer.from(text)
+        .subarray(0, MAX_WIRE_TEXT_BYTES - 4)
+        .toString();
+      await this.sendControl(MessageType.error, { kind: error.kind, message }).catch(() => undefined);
+    }
+    this.leaving = true;
+    this.fail(error);
+    await this.close();
+  }
+
+  /** Ends it for a reason of ours; what waits rejects with it. */
+  fail(reason: DriftmapError): void {
+    if (this.failure) return;
+    this.failure = reason;
+    clearInterval(this.timer);
+    this.waiter?.reject(reason);
+    this.waiter = null;
+    for (const { failed } of this.outbox.splice(0)) failed(reason);
+    this.creditCame?.();
+    if (!this.leaving) this.transport.destroy();
+  }
+
+  private closedError(): DriftmapError {
+    return new DriftmapError('io', 'the connection is closed', { path: this.peer });
+  }
+
+  private nextFrame(): Promise<Frame> {
+    if (this.failure) return Promise.reject(this.failure);
+    return new Promise((resolve, reject) => {
+      this.waiter = { resolve, reject };
+    });
+  }
+
+  private async pump(): Promise<void> {
+    this.pumping = true;
+    try {
+      for (let next = this.outbox[0]; next !== undefined && !this.failure; next = this.outbox[0]) {
+        while (next.cost > 0 && this.credit < next.cost && !this.failure) await this.timed(this.moreCredit());
+        const wait = next.cost > 0 ? this.options.limiter?.take(next.cost) : undefined;
+        if (wait) await this.timed(wait);
+        if (this.failure) return;
+        this.outbox.shift();
+        this.credit -= next.cost;
+        if (!this.write(next.type, next.parts)) await this.timed(this.drained());
+        next.sent();
+      }
+    } finally {
+      this.pumping = false;
+    }
+  }
+
+  private async timed(wait: Promise<void>): Promise<void> {
+    this.waitingSince = performance.now();
+    await wait;
+    this.waited += performance.now() - this.waitingSince;
+    this.waitingSince = null;
+  }
+
+  private moreCredit(): Promise<void> {
+    return new Promise((resolve) => {
+      this.creditCame = () => {
+        this.creditCame = null;
+        resolve();
+      };
+    });
+  }
+
+  private drained(): Promise<void> {
+    const { writable } = this.transport;
+    return new Promise((resolve) => {
+      const done = () => {
+        writable.off('drain', done);
+        writable.off('close', done);
+        resolve();
+      };
+      writable.on('drain', done);
+      writable.on('close', done);
+    });
+  }
+
+  /** Returns false when the network has enough for now. */
+  private write(type: number, parts: readonly Uint8Array[]): boolean {
+    const { writable } = this.transport;
+    const head = encodeFrameHead(type, this.sequence, parts);
+    this.sequence = (this.sequence + 1) % 2 ** 32;
+    writable.cork();
+    let flowing = writable.write(head);
+    let bytes = head.length;
+    for (const part of parts) {
+      if (part.length === 0) continue;
+      flowing = writable.write(part);
+      bytes += part.length;
+    }
+    writable.uncork();
+    this.bytesSent += bytes;
+    this.options.onTraffic?.(0, bytes);
+    return flowing;
+  }
+
+  private take(chunk: Uint8Array): void {
+    if (this.failure || this.broken) return;
+    this.silentTicks = 0;
+    this.bytesReceived += chunk.length;
+    this.options.onTraffic?.(chunk.length, 0);
+    try {
+      this.reader.push(chunk, (frame) => this.deliver(frame));
+    } catch (cause) {
+      // What comes after a frame that is none cannot be understood.
+      this.broken = true;
+      void this.abandon(systemError(cause, { path: this.peer, operation: 'receive' }));
+    }
+  }
+
+  private deliver(frame: Frame): void {
+    const { type, payload } = frame;
+    if (this.failure) return;
+    if (isFree(type)) {
+      this.handle(frame);
+      return;
+    }
+    if (type < OPTIONAL_FROM && !isKnown(type)) {
+      const reason = `a message of an unknown type, ${type}: use the same version of driftmap at both ends`;
+      throw new DriftmapError('unsupported', reason, { path: this.peer });
+    }
+    const cost = FRAME_HEAD_BYTES + payload.length;
+    this.granted -= cost;
+    if (this.granted < 0)
+      throw new DriftmapError('malformed', 'the peer sent more than it had credit for', { path: this.peer });
+    if (type >= OPTIONAL_FROM) {
+      this.worked += cost;
+      this.giveBack();
+      return;
+    }
+    if (this.waiter === null) {
+      this.inbox.push(frame);
+      return;
+    }
+    const { resolve } = this.waiter;
+    this.waiter = null;
+    resolve(frame);
+  }
+
+  /** What concerns the connection itself. */
+  private handle(frame: Frame): void {
+    const { type, payload } = frame;
+    if (payload.length > MAX_GREETING_BYTES)
+      throw new DriftmapError('limit', `'${messageName(type)}' is too long`, { path: this.peer });
+    switch (type) {
+      case MessageType.credit: {
+        if (payload.length !== 4) throw this.unexpected(frame, 'credit of 4 bytes');
+        const more = new DataView(payload.buffer, payload.byteOffset).getUint32(0, true);
+        this.credit = Math.min(this.credit + more, Number.MAX_SAFE_INTEGER);
+        this.creditCame?.();
+        return;
+      }
+      case MessageType.ping:
+        if (this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES)
+          void this.send(MessageType.pong).catch(() => undefined);
+        return;
+      case MessageType.pong:
+        if (this.pingedAt !== null) {
+          const seconds = (performance.now() - this.pingedAt) / 1000;
+          this.measured = Math.min(this.measured ?? seconds, seconds);
+          this.pingedAt = null;
+        }
+        return;
+      case MessageType.bye:
+        this.peerLeft = true;
+        this.fail(this.closedByPeer());
+        return;
+      default: {
+        const { kind, message } = this.control(frame, errorShape);
+        const known = errorKinds.find((name) => name === kind) ?? 'io';
+        this.fail(new DriftmapError(known, `the other site says: ${message}`, { path: this.peer }));
+      }
+    }
+  }
+
+  private closedByPeer(): DriftmapError {
+    return new DriftmapError('io', 'the other site ended the session', { path: this.peer });
+  }
+
+  private release(): void {
+    this.worked += this.current;
+    this.current = 0;
+    this.giveBack();
+  }
+
+  /** Gives back what has been worked on, a quarter of the window at a time. */
+  private giveBack(): void {
+    if (this.worked < this.window / 4 || this.failure) return;
+    const bytes = this.worked;
+    this.worked = 0;
+    this.grant(bytes);
+  }
+
+  private grant(bytes: ByteCount): void {
+    const payload = new Uint8Array(4);
+    new DataView(payload.buffer).setUint32(0, bytes, true);
+    this.granted += bytes;
+    void this.send(MessageType.credit, payload).catch(() => undefined);
+  }
+
+  private ended(): void {
+    if (this.failure) return;
+    if (this.peerLeft || this.leaving) this.fail(this.closedByPeer());
+    else {
+      const where = this.reader.between ? '' : ', in the middle of a message';
+      this.fail(new DriftmapError('io', `the connection was lost${where}`, { path: this.peer }));
+    }
+  }
+
+  /**
+   * A tick counts only when nothing came since the last one: a process that was held up finds several seconds gone
+   * and its peer's messages waiting, and one tick then must not be taken for death.
+   */
+  private tick(): void {
+    this.silentTicks++;
+    if (this.silentTicks > TICKS) {
+      const seconds = Math.round((this.options.deadAfterMs ?? 60_000) / 1000);
+      const reason = `nothing was heard from the other site for ${seconds} s: the connection is taken for lost`;
+      this.fail(new DriftmapError('io', reason, { path: this.peer }));
+      return;
+    }
+    if (this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES) this.ping();
+  }
+}

@@ -1,0 +1,168 @@
+/** Sessions over TCP: with TLS 1.3, where both sides show certificates or share a token; or plain, on loopback. */
+
+import { readFileSync } from 'node:fs';
+import { type AddressInfo, createServer, connect as netConnect, type Server, type Socket } from 'node:net';
+import { createServer as createTlsServer, type TLSSocket, connect as tlsConnect } from 'node:tls';
+import { DriftmapError, systemError } from '../base/errors.ts';
+import { MAX_SESSIONS } from '../base/limits.ts';
+import { bareHost } from './site.ts';
+import type { Transport } from './transport.ts';
+
+/** PEM files. */
+export interface TlsFiles {
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
+  /** Who signs the certificates that the peer may show. */
+  readonly ca?: string | undefined;
+}
+
+interface Pem {
+  readonly cert?: Buffer;
+  readonly key?: Buffer;
+  readonly ca?: Buffer;
+}
+
+function read({ cert, key, ca }: TlsFiles): Pem {
+  const file = (path: string | undefined) => {
+    if (path === undefined) return undefined;
+    try {
+      return readFileSync(path);
+    } catch (cause) {
+      throw systemError(cause, { path, operation: 'read' });
+    }
+  };
+  const given = { cert: file(cert), key: file(key), ca: file(ca) };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+const CONNECT_MS = 20_000;
+
+export interface ConnectTcpOptions {
+  readonly host: string;
+  readonly port: number;
+  /** Null for plain TCP. */
+  readonly tls: (TlsFiles & { readonly servername?: string | undefined }) | null;
+}
+
+/** @throws DriftmapError `io`, `permission` (a certificate that is not trusted) */
+export function connectTcp({ host, port, tls }: ConnectTcpOptions): Promise<Transport> {
+  const name = `${tls === null ? 'driftmap' : 'driftmaps'}://${host}:${port}`;
+  const bare = bareHost(host);
+  return new Promise((resolve, reject) => {
+    const socket =
+      tls === null
+        ? netConnect({ host: bare, port })
+        : tlsConnect({
+            host: bare,
+            port,
+            minVersion: 'TLSv1.3',
+            ...(/[:]|^[\d.]+$/.test(bare) && !tls.servername ? {} : { servername: tls.servername ?? bare }),
+            ...read(tls),
+          });
+    const timer = setTimeout(() => {
+      socket.destroy();
+      reject(new DriftmapError('io', `no connection within ${CONNECT_MS / 1000} s`, { path: name }));
+    }, CONNECT_MS);
+    const failed = (cause: unknown) => {
+      clearTimeout(timer);
+      socket.destroy();
+      reject(connectError(cause, name));
+    };
+    socket.once('error', failed);
+    socket.once(tls === null ? 'connect' : 'secureConnect', () => {
+      clearTimeout(timer);
+      socket.off('error', failed);
+      resolve(transportOf(socket, name, tls === null ? null : (socket as TLSSocket)));
+    });
+  });
+}
+
+function connectError(cause: unknown, path: string): DriftmapError {
+  const code = String((cause as NodeJS.ErrnoException).code ?? '');
+  if (/CERT|SELF_SIGNED|UNABLE_TO|ALTNAME/.test(code))
+    return new DriftmapError('permission', `its certificate is not trusted [${code}]: give --tls-ca`, {
+      path,
+      cause,
+    });
+  const reasons: Readonly<Record<string, string>> = {
+    ECONNREFUSED: 'nobody listens there',
+    ENOTFOUND: 'no such host',
+    EHOSTUNREACH: 'no route to the host',
+  };
+  if (reasons[code]) return new DriftmapError('io', `${reasons[code]} [${code}]`, { path, cause });
+  return systemError(cause, { path, operation: 'connect' });
+}
+
+function transportOf(socket: Socket, name: string, tls: TLSSocket | null): Transport {
+  socket.setNoDelay(true);
+  socket.setKeepAlive(true, 30_000);
+  // RFC 9266: what both ends of this very channel know.
+  const binding = tls?.exportKeyingMaterial(32, 'EXPORTER-Channel-Binding', Buffer.alloc(0)) ?? null;
+  return {
+    name,
+    readable: socket,
+    writable: socket,
+    secure: tls !== null,
+    binding,
+    destroy: () => socket.destroy(),
+  };
+}
+
+export interface ListenOptions {
+  readonly host: string;
+  /** 0 for one that is free. */
+  readonly port: number;
+  /** With `ca`, whoever connects must show a certificate that it signed. Null for plain TCP. */
+  readonly tls: TlsFiles | null;
+  readonly onTransport: (transport: Transport) => void;
+  readonly onRefused?: ((reason: string) => void) | undefined;
+}
+
+export interface Listener {
+  readonly host: string;
+  readonly port: number;
+  /** Takes no more connections; those that are there go on. */
+  close(): Promise<void>;
+}
+
+export async function listenTcp({
+  host,
+  port,
+  tls,
+  onTransport,
+  onRefused,
+}: ListenOptions): Promise<Listener> {
+  const accept = (socket: Socket, secured: TLSSocket | null) => {
+    try {
+      onTransport(transportOf(socket, `${socket.remoteAddress}:${socket.remotePort}`, secured));
+    } catch (cause) {
+      // It was closed while it was accepted.
+      socket.destroy();
+      onRefused?.(cause instanceof Error ? cause.message : String(cause));
+    }
+  };
+  let server: Server;
+  if (tls === null) server = createServer((socket) => accept(socket, null));
+  else {
+    const mutual = tls.ca !== undefined;
+    const options = { minVersion: 'TLSv1.3', requestCert: mutual, rejectUnauthorized: mutual } as const;
+    server = createTlsServer({ ...read(tls), ...options, handshakeTimeout: CONNECT_MS }, (socket) =>
+      accept(socket, socket),
+    );
+    server.on('tlsClientError', (cause: Error) => onRefused?.(cause.message));
+  }
+  // Twice as many as can be served: the others are told so, in a greeting of theirs.
+  server.maxConnections = 2 * MAX_SESSIONS;
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (cause) =>
+      reject(systemError(cause, { path: `${host}:${port}`, operation: 'listen' })),
+    );
+    server.listen(port, bareHost(host), resolve);
+  });
+  server.on('error', (cause) => onRefused?.(cause.message));
+  return {
+    host,
+    port: (server.address() as AddressInfo).port,
+    close: () => new Promise((resolve) => server.close(() => resolve())),
+  };
+}

@@ -1,0 +1,41 @@
+/** A byte stream in both directions, whatever carries it; and the one that stays within this process. */
+
+import { PassThrough, type Readable, type Writable } from 'node:stream';
+import { MiB } from '../base/units.ts';
+
+export interface Transport {
+  /** For messages: `ssh://host`, `127.0.0.1:7117`. */
+  readonly name: string;
+  readonly readable: Readable;
+  readonly writable: Writable;
+  /**
+   * Whether nobody on the way can read or change what passes: TLS, ssh, this process. Without it a greeting by
+   * token still proves who the peer is, once.
+   */
+  readonly secure: boolean;
+  /** Bytes that both ends of a secure channel know and nobody else: ties a proof to it. */
+  readonly binding: Uint8Array | null;
+  /** Ends it at once. Idempotent. */
+  destroy(): void;
+}
+
+/** Two ends of one stream. What is written to the one is read from the other. */
+export function memoryPair(): [Transport, Transport] {
+  const options = { highWaterMark: 4 * MiB };
+  const there = new PassThrough(options);
+  const back = new PassThrough(options);
+  const destroy = () => {
+    // Ended, not torn: whoever reads takes what was written before, as over a socket that is closed.
+    there.end();
+    back.end();
+  };
+  const end = (name: string, readable: PassThrough, writable: PassThrough): Transport => ({
+    name,
+    readable,
+    writable,
+    secure: true,
+    binding: null,
+    destroy,
+  });
+  return [end('<this process>', back, there), end('<this process>', there, back)];
+}

@@ -1,0 +1,272 @@
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { createServer, connect as netConnect } from 'node:net';
+import { userInfo } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { compareSites } from '../../src/sync/compare-sites.ts';
+import { serve } from '../../src/sync/serve.ts';
+import { sync } from '../../src/sync/sync.ts';
+import { describeWith, root, temporary, tool } from '../tools.ts';
+import { changed, fileOf, KiB, MiB, noise, sameFiles, token } from './disks.ts';
+
+const folder = temporary();
+const command = join(root, 'dist', 'cli', 'main.js');
+const remoteCommand = `${process.execPath} ${command} serve --stdio`;
+const workers = 1;
+const bytes = noise(3 * MiB, 1);
+const pair = () => ({
+  production: fileOf(folder, bytes),
+  replica: fileOf(folder, changed(bytes, [1, 20, 40])),
+});
+
+describe('ssh', () => {
+  const ssh = join(folder, 'ssh');
+  writeFileSync(ssh, '#!/bin/sh\necho "$@" > "$0.args"\nfor last; do :; done\nexec sh -c "$last"\n');
+  chmodSync(ssh, 0o755);
+
+  it('carries a session in either direction', async () => {
+    const push = pair();
+    const to = `ssh://me@host:2222${push.replica}`;
+    const result = await sync({ production: push.production, replica: to, ssh, remoteCommand, workers });
+    expect(result.dataBytes).toBe(3 * 64 * KiB);
+    expect(sameFiles(push.production, push.replica)).toBe(true);
+    expect(execFileSync('cat', [`${ssh}.args`], { encoding: 'utf8' })).toContain('-p 2222 -l me host ');
+    const pull = pair();
+    await sync({
+      production: `ssh://host${pull.production}`,
+      replica: pull.replica,
+      ssh,
+      remoteCommand,
+      workers,
+    });
+    expect(sameFiles(pull.production, pull.replica)).toBe(true);
+  });
+
+  it('that fails says why', async () => {
+    const { production, replica } = pair();
+    const to = `ssh://host${replica}`;
+    const away = sync({ production, replica: to, ssh, remoteCommand: 'exit 127', workers });
+    await expect(away).rejects.toThrow('driftmap is not in the PATH there');
+    const noise = sync({
+      production,
+      replica: to,
+      ssh,
+      remoteCommand: 'echo Welcome to this host; sleep 1',
+      workers,
+    });
+    await expect(noise).rejects.toThrow(/expected|frame/);
+    await expect(sync({ production, replica: to, ssh: '/nowhere/ssh', workers })).rejects.toThrow(
+      'no such file',
+    );
+  });
+
+  it('with a forced command reaches what is granted, and nothing else', async () => {
+    const { production, replica } = pair();
+    const forced = `${remoteCommand} --grant vm=${replica}`;
+    const refused = sync({
+      production,
+      replica: `ssh://host${replica}`,
+      ssh,
+      remoteCommand: forced,
+      workers,
+    });
+    await expect(refused).rejects.toThrow('no disk is granted');
+    await sync({ production, replica: 'ssh://host/~/vm', ssh, remoteCommand: forced, workers });
+    expect(sameFiles(production, replica)).toBe(true);
+  });
+});
+
+const sshd = tool('sshd') ?? 'sshd';
+describeWith(['ssh', 'ssh-keygen', 'sshd'], 'a real sshd', () => {
+  it('on loopback carries a session', async () => {
+    const home = join(folder, 'sshd');
+    mkdirSync(home, { mode: 0o700 });
+    const key = join(home, 'key');
+    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
+    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(home, 'host')]);
+    execFileSync('cp', [`${key}.pub`, join(home, 'authorized')]);
+    chmodSync(join(home, 'authorized'), 0o600);
+    const port = await freePort();
+    const config = join(home, 'config');
+    writeFileSync(
+      config,
+      [
+        `Port ${port}`,
+        'ListenAddress 127.0.0.1',
+        `HostKey ${join(home, 'host')}`,
+        `AuthorizedKeysFile ${join(home, 'authorized')}`,
+        'StrictModes no',
+        'UsePAM no',
+        'PidFile none',
+        'PermitRootLogin prohibit-password',
+      ].join('\n'),
+    );
+    spawnSync('mkdir', ['-p', '/run/sshd']);
+    const server = spawn(sshd, ['-D', '-e', '-f', config], { stdio: 'ignore' });
+    try {
+      await reachable(port);
+      const ssh = `ssh -i ${key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR`;
+      const { production, replica } = pair();
+      const to = `ssh://${userInfo().username}@127.0.0.1:${port}${replica}`;
+      const result = await sync({ production, replica: to, ssh, remoteCommand, workers });
+      expect(result.consistent).toBe(true);
+      expect(sameFiles(production, replica)).toBe(true);
+    } finally {
+      server.kill();
+    }
+  });
+});
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+async function reachable(port: number): Promise<void> {
+  for (let tries = 0; ; tries++) {
+    const open = await new Promise<boolean>((resolve) => {
+      const socket = netConnect(port, '127.0.0.1');
+      socket.once('connect', () => {
+        socket.destroy();
+        resolve(true);
+      });
+      socket.once('error', () => resolve(false));
+    });
+    if (open) return;
+    if (tries === 100) throw new Error('sshd did not start');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+describeWith(['openssl'], 'TLS', () => {
+  const certificates = (name: string) => {
+    const openssl = (...args: string[]) => execFileSync('openssl', args, { cwd: folder, stdio: 'ignore' });
+    const subject = ['-subj', `/CN=${name}`, '-days', '2', '-nodes', '-newkey', 'rsa:2048'];
+    openssl('req', '-x509', ...subject, '-keyout', `${name}.key`, '-out', `${name}.pem`);
+    for (const who of ['server', 'client']) {
+      const mine = `${name}-${who}`;
+      const names = ['-subj', `/CN=${who}`, '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost'];
+      openssl(
+        'req',
+        '-nodes',
+        '-newkey',
+        'rsa:2048',
+        ...names,
+        '-keyout',
+        `${mine}.key`,
+        '-out',
+        `${mine}.csr`,
+      );
+      const signed = [
+        '-CA',
+        `${name}.pem`,
+        '-CAkey',
+        `${name}.key`,
+        '-CAcreateserial',
+        '-copy_extensions',
+        'copy',
+      ];
+      openssl('x509', '-req', '-in', `${mine}.csr`, ...signed, '-days', '2', '-out', `${mine}.pem`);
+    }
+    const file = (who: string) => ({
+      cert: join(folder, `${name}-${who}.pem`),
+      key: join(folder, `${name}-${who}.key`),
+      ca: join(folder, `${name}.pem`),
+    });
+    return { server: file('server'), client: file('client') };
+  };
+
+  it('of both sides carries a session; a stranger gets nowhere', async () => {
+    const ours = certificates('ours');
+    const strangers = certificates('strangers');
+    const { production, replica } = pair();
+    const server = await serve({
+      ...{ host: '127.0.0.1', port: 0, tls: ours.server, workers },
+      grant: (name) => (name === 'vm' ? { disk: replica } : undefined),
+    });
+    try {
+      const to = `driftmaps://127.0.0.1:${server.port}/vm`;
+      const tls = ours.client;
+      const result = await sync({ production, replica: to, tls, workers });
+      expect(result.consistent).toBe(true);
+      expect(sameFiles(production, replica)).toBe(true);
+      // Without a certificate, with one that a stranger signed, to a server that a stranger would have to trust.
+      await expect(sync({ production, replica: to, tls: { ca: tls.ca } })).rejects.toThrow();
+      const forged = { ...strangers.client, ca: tls.ca };
+      await expect(sync({ production, replica: to, tls: forged })).rejects.toThrow();
+      await expect(sync({ production, replica: to, tls: strangers.client })).rejects.toThrow(
+        'is not trusted',
+      );
+      expect(server.metrics.text()).toContain('driftmap_sessions_ended_total 1\n');
+    } finally {
+      await server.close(0);
+    }
+  });
+
+  it('of the server alone is completed by a token, which is bound to the channel', async () => {
+    const { server: tls, client } = certificates('tokens');
+    const { production, replica } = pair();
+    const secret = token();
+    const { cert, key } = tls;
+    const server = await serve({
+      ...{ host: '127.0.0.1', port: 0, tls: { cert, key }, token: secret, workers },
+      grant: () => ({ disk: replica }),
+    });
+    try {
+      const to = `driftmaps://localhost:${server.port}/vm`;
+      const options = { production, replica: to, tls: { ca: client.ca }, workers };
+      await expect(sync({ ...options, token: token() })).rejects.toThrow('the token is not the right one');
+      await expect(sync(options)).rejects.toThrow('--token-file');
+      await sync({ ...options, token: secret });
+      expect(sameFiles(production, replica)).toBe(true);
+    } finally {
+      await server.close(0);
+    }
+  });
+});
+
+describe('a server', () => {
+  it('that anybody could use is not started', async () => {
+    const grant = () => undefined;
+    const open = { host: '127.0.0.1', port: 0, tls: null, grant };
+    await expect(serve(open)).rejects.toThrow('nobody would have to prove who he is');
+    await expect(serve({ ...open, host: '0.0.0.0', token: token() })).rejects.toThrow('expected TLS');
+    await expect(serve({ ...open, tls: {}, token: token() })).rejects.toThrow('TLS needs a certificate');
+  });
+
+  it('is not reached in plain text on another machine', async () => {
+    const { production } = pair();
+    const far = compareSites({ production, replica: 'driftmap://192.0.2.1/vm', token: token() });
+    await expect(far).rejects.toThrow('expected TLS to another machine');
+  });
+
+  it('serves several sessions at one time, counts them, and ends them cleanly', async () => {
+    const pairs = [pair(), pair(), pair()];
+    const secret = token();
+    const server = await serve({
+      ...{ host: '127.0.0.1', port: 0, tls: null, token: secret, workers },
+      grant: (name) => ({ disk: pairs[Number(name)]!.replica }),
+    });
+    const all = pairs.map(({ production }, i) =>
+      sync({ production, replica: `driftmap://127.0.0.1:${server.port}/${i}`, token: secret, workers }),
+    );
+    await Promise.all(all);
+    for (const { production, replica } of pairs) expect(sameFiles(production, replica)).toBe(true);
+    await server.close();
+    const text = server.metrics.text();
+    expect(text).toContain('driftmap_sessions_ended_total 3\n');
+    expect(text).toContain('driftmap_sessions 0\n');
+    expect(text).toMatch(/^driftmap_data_bytes_total 589824$/m);
+    await expect(
+      sync({
+        production: pairs[0]!.production,
+        replica: `driftmap://127.0.0.1:${server.port}/0`,
+        token: secret,
+      }),
+    ).rejects.toThrow('nobody listens there');
+  });
+});
