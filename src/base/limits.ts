@@ -23,6 +23,11 @@ export const MAX_BANKS = 4096;
 /** What a worker reads at a time: the system reads a large piece a third faster than 512 KiB, and this still stays in the L3 cache. */
 export const READ_PIECE = 2 * MiB;
 
+/** Longest signature of any algorithm. */
+export const MAX_DIGEST_BYTES = 32;
+/** Room for the signatures of one piece, in the smallest blocks. */
+export const PIECE_DIGEST_BYTES = (READ_PIECE / MIN_BLOCK_SIZE) * MAX_DIGEST_BYTES;
+
 /** Backing files behind one image. Real chains have tens; QEMU breaks down long before this. */
 export const MAX_CHAIN_DEPTH = 64;
 /** Extents of one map: ten million take 200 MB; five times that is a map nobody could use. */

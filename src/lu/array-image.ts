@@ -17,6 +17,7 @@ import {
   MAX_DISK_SIZE,
   MAX_MEMORY_BYTES,
   MAX_WORKERS,
+  PIECE_DIGEST_BYTES,
 } from '../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { alignDown, alignUp, KiB } from '../base/units.ts';
@@ -26,11 +27,10 @@ import { checkRange } from './ranges.ts';
 
 /** Data begins here: aligned for vectors, and never at address 0. */
 const DATA_AT = 64;
-/** Digests of one piece of a scan, at 512-byte blocks, and room for vector loads past the end. */
-const DIGEST_BYTES = 64 * KiB;
-const SLOT_BYTES = KERNEL_SCRATCH_BYTES + DIGEST_BYTES;
-const SCRATCH_BYTES = MAX_WORKERS * SLOT_BYTES;
+/** Room for vector loads past an end. */
 const GAP = 8 * KiB;
+const SLOT_BYTES = KERNEL_SCRATCH_BYTES + PIECE_DIGEST_BYTES + GAP;
+const SCRATCH_BYTES = MAX_WORKERS * SLOT_BYTES;
 /** Banks begin where pages of a file would. */
 const BANK_GRANULE = 4 * KiB;
 /** Data of one bank. */

@@ -1,6 +1,7 @@
 /** The kernels of one worker, bound to each shared memory in which bytes can lie. */
 
-import { DriftmapError } from '../base/errors.ts';
+import { assert, DriftmapError } from '../base/errors.ts';
+import { MAX_DIGEST_BYTES, PIECE_DIGEST_BYTES } from '../base/limits.ts';
 import type { ArrayImage } from '../lu/array-image.ts';
 import type { Kernels } from '../signature/kernels.ts';
 import type { Signer } from '../signature/signer.ts';
@@ -52,6 +53,9 @@ export class Benches {
     };
     const layout = layOutSlot(slot.pointer, plan.blockSize);
     const own = await bench(`pool ${slot.memoryId}`, slot.memory, layout.scratch, layout.productionDigests);
+    // An image has room for so many: one worker's signatures must not reach into the next one's scratch.
+    const most = layout.mostBlocks * MAX_DIGEST_BYTES;
+    assert(most <= PIECE_DIGEST_BYTES, `${most} bytes of signatures in an array image`);
     const images = new Map<ArrayImage, readonly Bench[]>();
     for (const image of imagesOf(production, replica)) {
       const banks = image.banks.map((memory, bank) => {

@@ -1,11 +1,9 @@
 /** How a worker's slot of shared memory is divided, in one place. */
 
-import { KERNEL_SCRATCH_BYTES, READ_PIECE } from '../base/limits.ts';
+import { KERNEL_SCRATCH_BYTES, MAX_DIGEST_BYTES, READ_PIECE } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { alignUp } from '../base/units.ts';
 
-/** Longest signature of any algorithm. */
-const MAX_DIGEST = 32;
 /** Between neighbours, so that a kernel's vector loads past the end of a buffer stay within the slot. */
 const GAP: ByteCount = 8192;
 
@@ -37,8 +35,8 @@ export function layOutSlot(pointer: number, blockSize: ByteCount): SlotLayout {
   const buffer = pointer + KERNEL_SCRATCH_BYTES;
   const secondBuffer = buffer + piece + GAP;
   const productionDigests = secondBuffer + piece + GAP;
-  const replicaDigests = productionDigests + mostBlocks * MAX_DIGEST + GAP;
-  const flags = replicaDigests + mostBlocks * MAX_DIGEST + GAP;
+  const replicaDigests = productionDigests + mostBlocks * MAX_DIGEST_BYTES + GAP;
+  const flags = replicaDigests + mostBlocks * MAX_DIGEST_BYTES + GAP;
   const end = alignUp(flags + mostBlocks, 64);
   return {
     scratch: pointer,
