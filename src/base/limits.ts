@@ -23,6 +23,9 @@ export const MAX_BANKS = 4096;
 /** What a worker reads at a time: the system reads a large piece a third faster than 512 KiB, and this still stays in the L3 cache. */
 export const READ_PIECE = 2 * MiB;
 
+/** What reads past the page cache are aligned to: no sector is larger. Memory of a `WebAssembly.Memory` begins at a page. */
+export const PAGE_BYTES = 4096;
+
 /** Longest signature of any algorithm. */
 export const MAX_DIGEST_BYTES = 32;
 /** Room for the signatures of one piece, in the smallest blocks. */

@@ -41,7 +41,7 @@ async function gatherInfo() {
   const { canUnpackZstd } = await import('../disk/unpack.ts');
   const { hasNative } = await import('../lu/posix.ts');
   const { defaultWorkers } = await import('../scan/pool.ts');
-  const { build, reason, failed, milliseconds } = chosenKernels();
+  const { build, reason, failed, compileMilliseconds, testMilliseconds } = chosenKernels();
   return {
     version: versionOf(),
     machine: describeMachine(),
@@ -50,7 +50,8 @@ async function gatherInfo() {
       reason,
       builds: kernelBuilds,
       failed,
-      selfTestMilliseconds: Math.round(milliseconds * 100) / 100,
+      compileMilliseconds: hundredths(compileMilliseconds),
+      testMilliseconds: hundredths(testMilliseconds),
     },
     workers: defaultWorkers(),
     features: {
@@ -62,10 +63,14 @@ async function gatherInfo() {
   };
 }
 
+function hundredths(value: number): number {
+  return Math.round(value * 100) / 100;
+}
+
 type Info = Awaited<ReturnType<typeof gatherInfo>>;
 
 function describeInfo({ version, machine, kernels, workers, features, formats, signatures }: Info): string {
-  const { build, reason, failed, selfTestMilliseconds } = kernels;
+  const { build, reason, failed, testMilliseconds } = kernels;
   const passedOver = failed.length ? `; wrong here, and passed over: ${failed.join(', ')}` : '';
   const by = (kind: string) => signatures.filter(({ kernel }) => kernel === kind).map(({ name }) => name);
   const rows = [
@@ -73,7 +78,7 @@ function describeInfo({ version, machine, kernels, workers, features, formats, s
     ['node', `${machine.node}, V8 ${machine.v8}`],
     ['machine', `${machine.cpu}, ${machine.cores} processors, ${machine.platform} ${machine.kernel}`],
     ['workers', `${workers} by default (-j)`],
-    ['kernels', `${build}, tested in ${selfTestMilliseconds} ms (${reason})${passedOver}`],
+    ['kernels', `${build}, tested in ${testMilliseconds} ms (${reason})${passedOver}`],
     ['signatures', `${by('wasm').join(', ')} by kernels; ${by('library').join(', ')} by libraries`],
     ['formats', formats.join(', ')],
     [

@@ -130,6 +130,10 @@ async function runScan(
   command: Command,
 ): Promise<void> {
   if (isRemote(production, replica)) return runRemoteScan(production, replica, options);
+  if (options.compare === 'bytes' && command.getOptionValueSource('signature') !== 'default') {
+    const reason = '--compare bytes signs nothing: leave out --signature, or --compare bytes';
+    throw new DriftmapError('argument', reason);
+  }
   const signal = stopOnSignals();
   if (options.bitmap) await checkWritable(options.bitmap);
   const resume = options.resume === undefined ? undefined : await loadEarlier(options.resume);

@@ -1,11 +1,13 @@
 /** The single entry to virtual disks: `openDisk`. (In workers: `attachDisk`, in attach.ts.) */
 
+import { PAGE_BYTES } from '../base/limits.ts';
 import { FileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { type ExtentMap, Kind } from '../mapping/extent-map.ts';
 import { ChainOpener, chainMap } from './chain.ts';
 import { diskIdentity } from './identity.ts';
 import { closeAll, MappedDisk } from './mapped-disk.ts';
-import { flattened } from './view-unit.ts';
+import { flattened, ViewUnit } from './view-unit.ts';
 import type { VirtualDisk } from './virtual-disk.ts';
 
 export interface OpenDiskOptions {
@@ -52,12 +54,35 @@ async function openMapped(
   // Inside a unit there is no file for a layer's finer points: the map says all.
   const layers = units === chained ? chain.map(({ layer }) => layer) : [];
   const { owned, warnings } = opener;
-  if (direct) warnings.push(...readPastCache(units));
+  if (direct) warnings.push(...readPastCache(name, map, units));
   return new MappedDisk({ name, format: top.format, map, units, layers, identity, warnings, owned });
 }
 
 /** Tables were read through the cache, in small pieces; what is left to read is data. */
-function readPastCache(units: readonly LogicalUnit[]): string[] {
-  const cached = units.filter((unit) => !(unit instanceof FileUnit && unit.goDirect()));
-  return cached.map((unit) => `${unit.name}: cannot be read past the page cache here: read through it`);
+function readPastCache(name: string, map: ExtentMap, units: readonly LogicalUnit[]): string[] {
+  const warnings: string[] = [];
+  for (const unit of units) {
+    // A view reads by the units below it, which are here too.
+    if (unit instanceof ViewUnit || (unit instanceof FileUnit && unit.goDirect())) continue;
+    warnings.push(`${unit.name}: cannot be read past the page cache here: read through it`);
+  }
+  if (!mostlyInPages(map)) {
+    warnings.push(
+      `${name}: does not lie in whole pages of its unit: most of it is read through the page cache`,
+    );
+  }
+  return warnings;
+}
+
+/** Whether most data lies at the same place within a page of its unit as within one of the disk. */
+function mostlyInPages(map: ExtentMap): boolean {
+  let inside = 0;
+  let outside = 0;
+  for (let index = 0; index < map.count; index++) {
+    if (map.kindOf(index) !== Kind.data) continue;
+    const length = map.endOf(index) - map.startOf(index);
+    if ((map.placeOf(index) - map.startOf(index)) % PAGE_BYTES === 0) inside += length;
+    else outside += length;
+  }
+  return inside >= outside;
 }

@@ -5,7 +5,7 @@
 
 import { closeSync, constants, fstatSync, fsyncSync, openSync, readSync, statSync, writeSync } from 'node:fs';
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { MAX_IO_BYTES } from '../base/limits.ts';
+import { MAX_IO_BYTES, PAGE_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { MiB } from '../base/units.ts';
 import { inspect, refuseOthers } from './inspect.ts';
@@ -15,8 +15,6 @@ import { checkRange } from './ranges.ts';
 
 /** Extents of one answer: a caller that wants more asks again. */
 const EXTENTS_PER_ANSWER = 64;
-/** What direct reads are aligned to: no sector is larger. Memory of a `WebAssembly.Memory` begins at a page. */
-const PAGE = 4096;
 const ZEROS = new Uint8Array(1 * MiB);
 
 export interface FileUnitOptions {
@@ -148,11 +146,11 @@ export class FileUnit implements LogicalUnit {
 
   /** Reads the whole pages that `target` begins with. @returns how many bytes were read */
   private readDirect(offset: ByteOffset, target: Uint8Array): ByteCount {
-    const whole = target.length - (target.length % PAGE);
-    if (offset % PAGE !== 0 || target.byteOffset % PAGE !== 0) return 0;
+    const whole = target.length - (target.length % PAGE_BYTES);
+    if (offset % PAGE_BYTES !== 0 || target.byteOffset % PAGE_BYTES !== 0) return 0;
     let done = 0;
     while (done < whole) {
-      const most = Math.min(whole - done, MAX_IO_BYTES - (MAX_IO_BYTES % PAGE));
+      const most = Math.min(whole - done, MAX_IO_BYTES - (MAX_IO_BYTES % PAGE_BYTES));
       let count: number;
       try {
         count = readSync(this.directFd!, target, done, most, offset + done);
@@ -170,7 +168,7 @@ export class FileUnit implements LogicalUnit {
       }
       done += count;
       // The end of the file, or a signal: the rest is read as ever, with its errors.
-      if (count % PAGE !== 0 || count === 0) return done;
+      if (count % PAGE_BYTES !== 0 || count === 0) return done;
     }
     return done;
   }

@@ -8,12 +8,12 @@
  */
 
 import { assert, DriftmapError } from '../base/errors.ts';
-import { MAX_MEMORY_BYTES, WASM_PAGE } from '../base/limits.ts';
+import { MAX_MEMORY_BYTES, PAGE_BYTES, WASM_PAGE } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { alignUp, humanSize } from '../base/units.ts';
 
-/** Pages: what reads past the page cache are aligned to, and more than cache lines and vectors need. */
-const ALIGNMENT = 4096;
+/** More than cache lines and vectors need: reads past the page cache end in whole pages. */
+const ALIGNMENT = PAGE_BYTES;
 
 /**
  * @param bytes at least so many; rounded up to whole 64 KiB pages

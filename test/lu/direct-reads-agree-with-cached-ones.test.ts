@@ -76,4 +76,27 @@ describe.skipIf(!able)('a file read past the page cache', () => {
       await replica.close();
     }
   });
+
+  it('says of a disk inside a unit only what is true: whole pages are read past the cache', async () => {
+    const unit = join(folder, 'unit.img');
+    // One partition at a page, one at sector 63.
+    const table = new Uint8Array(1024 * 1024).fill(3);
+    table.fill(0, 0, 512);
+    const view = new DataView(table.buffer);
+    for (const [at, first, sectors] of [
+      [446, 8, 512],
+      [462, 1023, 512],
+    ] as const) {
+      table[at + 4] = 0x83;
+      view.setUint32(at + 8, first, true);
+      view.setUint32(at + 12, sectors, true);
+    }
+    view.setUint16(510, 0xaa55, true);
+    writeFileSync(unit, table);
+    const aligned = await openDisk(`${unit}:mbr1`, { direct: true, format: 'raw' });
+    expect(aligned.warnings).toEqual([]);
+    const shifted = await openDisk(`${unit}:mbr2`, { direct: true, format: 'raw' });
+    expect(shifted.warnings).toEqual([expect.stringMatching(/does not lie in whole pages of its unit/)]);
+    for (const disk of [aligned, shifted]) await disk.close();
+  });
 });
