@@ -29,6 +29,7 @@ import {
   statedFormat,
 } from './policy.ts';
 import { type Home, hostFolder, nowhere, type Reference, type Referrer } from './references.ts';
+import { findSought } from './sought-parent.ts';
 import { canUnpackZstd, zstdAdvice } from './unpack.ts';
 import { ViewUnit, withPath } from './view-unit.ts';
 
@@ -211,14 +212,12 @@ export class ChainOpener {
     });
     const layer: Layer = { format: choice.format, file: unit, data: unit, header: null, cutTail: 0 };
     if (backing === null) return { path, map, units, layer, backing: null };
-    const { name, ...parent } = backing;
-    return {
-      path,
-      map,
-      units,
-      layer,
-      backing: { reference: await home.find('parent', name, referrer), ...parent },
-    };
+    const { name, sought, ...parent } = backing;
+    const reference =
+      sought === undefined
+        ? await home.find('parent', name, referrer)
+        : await findSought(home, name, sought, referrer);
+    return { path, map, units, layer, backing: { reference, ...parent } };
   }
 
   private referrer({ path, choice }: Image): Referrer {

@@ -6,14 +6,19 @@
  *
  * An image inside a logical unit lives in a file system of its own. Its names lead to files of that file
  * system, by the same rules, and never to files of this host.
+ *
+ * A parent that is known by a UUID only has to be looked for. That is done in the image's own folder, among
+ * regular files of one extension; where the user allows more, in the folder above as well, because VirtualBox
+ * keeps snapshots in a folder (`Snapshots`) within that of the disk they were taken of.
  */
 
 import { realpathSync, statSync } from 'node:fs';
-import { dirname, isAbsolute, posix, relative, resolve, sep } from 'node:path';
+import { dirname, isAbsolute, join, posix, relative, resolve, sep } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { FileEntry, FileSystem } from './containers/container.ts';
+import { entriesByFolder, hostNames } from './folder-names.ts';
 import { viewOver } from './view-unit.ts';
 
 export interface Referrer {
@@ -31,6 +36,13 @@ export interface Home {
    * @throws DriftmapError `policy` where it leads out, `not-found` where nothing is there
    */
   find(what: string, name: string, from: Referrer): Promise<Reference>;
+  /**
+   * The regular files that may be what an image knows by something else than a file name.
+   * @param known what it is known by, for messages
+   * @param extension of the names, in any case: `.vdi`
+   * @throws DriftmapError `policy` as `find`, `limit`, and what reading the folder throws
+   */
+  candidates(what: string, known: string, extension: string, from: Referrer): Promise<readonly Reference[]>;
 }
 
 /** A file that was found, not opened yet. */
@@ -45,9 +57,16 @@ export interface Reference {
 /** The home of what lies in no folder: a partition, a volume. */
 export const nowhere: Home = {
   async find(what, name, from) {
-    throw refusal(what, name, from, 'and it lies in no folder to look in', 'open it by its path');
+    throw homeless(what, name, from);
+  },
+  async candidates(what, known, _, from) {
+    throw homeless(what, known, from);
   },
 };
+
+function homeless(what: string, name: string, from: Referrer): DriftmapError {
+  return refusal(what, name, from, 'and it lies in no folder to look in', 'open it by its path');
+}
 
 /** A folder of this host: the one that the image was named in, as in QEMU. */
 export function hostFolder(folder: string): Home {
@@ -55,6 +74,18 @@ export function hostFolder(folder: string): Home {
     async find(what, name, from) {
       const path = await resolveOnHost(what, name, folder, from);
       return { path, home: hostFolder(dirname(path)), open: async () => openFileUnit(path) };
+    },
+    async candidates(what, known, extension, from) {
+      checkTrusted(what, known, from);
+      const folders = from.allowOutside ? [folder, join(folder, '..')] : [folder];
+      return folders.flatMap((each) => {
+        const home = hostFolder(each);
+        return hostNames(each, extension).map((name): Reference => {
+          // By the same way as a name, so that the same rules hold when it is opened.
+          const open = async () => (await home.find(what, `./${name}`, from)).open();
+          return { path: join(each, name), home, open };
+        });
+      });
     },
   };
 }
@@ -72,7 +103,33 @@ export function folderInside(place: FolderInside, folder: string): Home {
       const entry = await findInside(what, name, place, folder, from);
       return referenceInside(place, entry);
     },
+    async candidates(what, known, extension, from) {
+      checkTrusted(what, known, from);
+      const byFolder = await referencesByFolder(place, extension);
+      const above = from.allowOutside && folder !== '/' ? [posix.dirname(folder)] : [];
+      return [folder, ...above].flatMap((each) => byFolder.get(each) ?? []);
+    },
   };
+}
+
+/** A search of a unit asks for every image: the files are listed once, and a reference is the same each time. */
+const listed = new WeakMap<FolderInside, Map<string, Promise<ReadonlyMap<string, readonly Reference[]>>>>();
+
+function referencesByFolder(
+  place: FolderInside,
+  extension: string,
+): Promise<ReadonlyMap<string, readonly Reference[]>> {
+  const known = listed.get(place) ?? new Map<string, Promise<ReadonlyMap<string, readonly Reference[]>>>();
+  listed.set(place, known);
+  const read = async () => {
+    const entries = await entriesByFolder(place.fileSystem, extension, place.unit.name);
+    return new Map(
+      [...entries].map(([folder, each]) => [folder, each.map((one) => referenceInside(place, one))]),
+    );
+  };
+  const listing = known.get(extension) ?? read();
+  known.set(extension, listing);
+  return listing;
 }
 
 /** A regular file of a file system, as what an image might name. */
@@ -118,13 +175,17 @@ async function findInside(
 
 const allow = 'use --allow-outside (allowOutside: true in the library) if you trust the image';
 
+/** @throws DriftmapError `policy` where the image's names are not followed */
+function checkTrusted(what: string, name: string, from: Referrer): void {
+  if (from.trusted) return;
+  const advice = 'state the format (--production-format, --replica-format, --format) if you know it';
+  const why = 'and its format was guessed from contents that a guest can write';
+  throw refusal(what, name, from, why, advice);
+}
+
 /** The name as a path. @throws DriftmapError `policy` where the image's names are not followed, or this is none */
 function plainName(what: string, name: string, from: Referrer): string {
-  if (!from.trusted) {
-    const advice = 'state the format (--production-format, --replica-format, --format) if you know it';
-    const why = 'and its format was guessed from contents that a guest can write';
-    throw refusal(what, name, from, why, advice);
-  }
+  checkTrusted(what, name, from);
   const path = name.startsWith('file:') ? name.slice('file:'.length) : name;
   const protocol = /^[^/:]*:/.exec(path)?.[0];
   if (protocol === undefined) return path;

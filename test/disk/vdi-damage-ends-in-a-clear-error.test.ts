@@ -2,11 +2,21 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { DriftmapError } from '../../src/base/errors.ts';
 import { loadVdi } from '../../src/disk/formats/vdi.ts';
 import { gunzip } from '../tools.ts';
 import { BytesUnit, corpus, describeWith } from './images.ts';
-import { buildVdi, FREE, MAP_AT, naiveVdi, type VdiSpec, ZERO } from './vdi-builder.ts';
-import { contentsOf, contentsOrRefusal, fuzzSeconds, load, refusalOf, same } from './vhd-loading.ts';
+import { buildVdi, FREE, MAP_AT, naiveChain, naiveVdi, type VdiSpec, ZERO } from './vdi-builder.ts';
+import {
+  contentsOf,
+  contentsOrRefusal,
+  fuzzSeconds,
+  load,
+  MOST_COMPARED,
+  over,
+  refusalOf,
+  same,
+} from './vhd-loading.ts';
 
 const blockSize = 4096;
 const spec: VdiSpec = { size: 6 * blockSize - 1024, blockSize, map: [1, FREE, 0, ZERO, 3, 2] };
@@ -17,17 +27,12 @@ describe('the header of a VDI', () => {
     ['signature', (view) => view.setUint32(64, 1), 'malformed', 64, /beda107f, got 1000000/],
     ['version', (view) => view.setUint32(68, 1, true), 'unsupported', 68, /version 1\.1, got 0\.1/],
     ['length', (view) => view.setUint32(72, 300, true), 'malformed', 72, /at least 384/],
-    ['type 0', (view) => view.setUint32(76, 0, true), 'malformed', 76, /type 1 \(dynamic\) or 2/],
-    [
-      'undo',
-      (view) => view.setUint32(76, 3, true),
-      'unsupported',
-      76,
-      /an undo image.*names its parent by a UUID/,
-    ],
-    ['differencing', (view) => view.setUint32(76, 4, true), 'unsupported', 76, /a differencing image/],
-    ['linked', (view) => view.setUint8(424 + 15, 1), 'unsupported', 76, /an image with a parent/],
-    ['parent', (view) => view.setUint8(440, 1), 'unsupported', 76, /an image with a parent/],
+    ['type 0', (view) => view.setUint32(76, 0, true), 'malformed', 76, /expected type 1 .* got 0/],
+    ['type 5', (view) => view.setUint32(76, 5, true), 'malformed', 76, /expected type 1 .* got 5/],
+    ['undo', (view) => view.setUint32(76, 3, true), 'unsupported', 76, /an undo image.*merge it/],
+    ['parentless', (view) => view.setUint32(76, 4, true), 'malformed', 424, /the UUID of its parent/],
+    ['linked', (view) => view.setUint8(424 + 15, 1), 'unsupported', 76, /of type 1, and has a parent/],
+    ['parent', (view) => view.setUint8(440, 1), 'unsupported', 76, /of type 1, and has a parent/],
     [
       'map in the header',
       (view) => view.setUint32(340, 256, true),
@@ -107,6 +112,78 @@ describe('one damaged byte of a VDI', () => {
     console.info(`${done} mutants, ${opened} of them readable`);
     expect(opened).toBeGreaterThan(0);
     expect(done - opened).toBeGreaterThan(0);
+  });
+});
+
+describe('a differencing VDI', () => {
+  const parent = buildVdi({
+    size: 5 * blockSize,
+    blockSize,
+    map: [3, 0, FREE, 1, 2],
+    uuid: 7,
+    state: 8,
+    seed: 99,
+  });
+  const child = buildVdi({ ...spec, parent: { uuid: 7, state: 8 } });
+
+  /** What is seen of a child and a parent; null where one of them is refused, or the parent is not the child's. */
+  async function seen(above: Uint8Array, below: Uint8Array): Promise<Uint8Array | null> {
+    try {
+      const top = await load(loadVdi, new BytesUnit(above, { name: 'child' }));
+      const bottom = new BytesUnit(below, { name: 'parent' });
+      const { sought, check } = top.backing!;
+      if (sought!.match(below.subarray(0, sought!.headBytes)) === 'no') return null;
+      await check!(bottom);
+      return await contentsOf(over(top, await load(loadVdi, bottom)), MOST_COMPARED);
+    } catch (error) {
+      if (error instanceof DriftmapError && error.kind !== 'internal') return null;
+      throw error;
+    }
+  }
+
+  it('cut short at every sector, it or its parent: refused', async () => {
+    expect(same((await seen(child, parent))!, naiveChain([child, parent])!)).toBe(true);
+    for (let length = 0; length < child.length; length += 512) {
+      expect(await seen(child.slice(0, length), parent)).toBeNull();
+    }
+    for (let length = 0; length < parent.length; length += 512) {
+      expect(await seen(child, parent.slice(0, length))).toBeNull();
+    }
+  });
+
+  it.each(['child', 'parent'])(
+    'with one damaged byte of the %s: an error, or what the maps say',
+    async (which) => {
+      let done = 0;
+      let opened = 0;
+      await fc.assert(
+        fc.asyncProperty(fc.nat(512 + 23), fc.integer({ min: 1, max: 255 }), async (place, change) => {
+          const mutant = (which === 'child' ? child : parent).slice();
+          mutant[place]! ^= change;
+          const images: [Uint8Array, Uint8Array] = which === 'child' ? [mutant, parent] : [child, mutant];
+          const contents = await seen(...images);
+          done++;
+          if (contents === null) return;
+          opened++;
+          expect(same(contents, naiveChain(images)!)).toBe(true);
+        }),
+        { numRuns: 10_000, interruptAfterTimeLimit: fuzzSeconds * 500 },
+      );
+      console.info(`${done} mutants of the ${which}, ${opened} of them readable`);
+      expect(opened).toBeGreaterThan(0);
+      expect(done - opened).toBeGreaterThan(0);
+    },
+  );
+
+  it('none of whose UUIDs of the parent can be damaged unseen', async () => {
+    for (let place = 392; place < 424; place++) {
+      const mutant = parent.slice();
+      mutant[place]! ^= 0x10;
+      expect(await seen(child, mutant)).toBeNull();
+      const other = child.slice();
+      other[place + 32]! ^= 0x10;
+      expect(await seen(other, parent)).toBeNull();
+    }
   });
 });
 

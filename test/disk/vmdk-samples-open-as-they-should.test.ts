@@ -52,8 +52,6 @@ describeWith('corpus', 'malformed VMDK samples', () => {
   const files: Files = Object.fromEntries(
     [...names, 'b.raw'].map((name) => [name, gunzip(join(corpus!, 'malformed', `${name}.gz`))]),
   );
-  /** Its expectation speaks of a lost footer; the image has none, its directory is at the start, and lost only zeros. */
-  const unharmed = ['vs-cut.vmdk'];
   const refusedSafely: Readonly<Record<string, RegExp>> = {
     'v-gt-eof.vmdk': /grain table of directory entry 0 lies past the end/,
     'v-gte-1.vmdk': /an entry of 1, which means zeros/,
@@ -70,7 +68,7 @@ describeWith('corpus', 'malformed VMDK samples', () => {
     const memory = process.memoryUsage.rss();
     const begun = performance.now();
     const wants = expected[name]!.expect;
-    if (wants === 'ok' || unharmed.includes(name)) {
+    if (wants === 'ok') {
       expect(sha256((await contentsOrNull(files, name))!)).toBe(sha256(files['b.raw']!));
     } else if (name === 'vd-cidmismatch.vmdk') {
       const { backing } = await loadFrom(files, name);

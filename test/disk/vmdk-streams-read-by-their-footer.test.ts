@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { describeWith, qemuImg, temporaryFolder } from './images.ts';
+import { describeWith, qemuImg, qemuIo, temporaryFolder } from './images.ts';
 import { contentsOf, randomFrom, same } from './vhd-loading.ts';
 import { buildHosted, type Grain, type HostedSpec, naiveHosted, SECTOR } from './vmdk-builder.ts';
 import { contentsOrNull, loadChain, loadFrom, refusal, writeFiles } from './vmdk-loading.ts';
@@ -121,6 +121,40 @@ describe('a stream-optimized VMDK with its directory at the end', () => {
   });
 });
 
+describe('a stream-optimized VMDK without a footer', () => {
+  const spec = stream(10, { atEnd: false, packed: true, order: Array.from({ length: 40 }, (_, i) => i) });
+  const image = buildHosted(spec);
+  // Its last grain is one byte repeated: the packed one takes a sector of the sixteen that it has room in.
+  const room = image.length - SECTOR + grainBytes;
+  const ofLength = (length: number) => {
+    const bytes = new Uint8Array(length);
+    bytes.set(image.subarray(0, length));
+    return { disk: bytes };
+  };
+
+  it.each([
+    ['its last grain', image.length],
+    ['an end-of-stream marker', image.length + SECTOR],
+    ['the whole room of its last grain', room],
+    ['more than that', room + 3 * SECTOR],
+  ])('that ends with %s: read', async (_, length) => {
+    const contents = await contentsOf(await loadFrom(ofLength(length), 'disk'));
+    expect(same(contents, spec.contents)).toBe(true);
+  });
+
+  it('that ends anywhere else: refused as cut short', async () => {
+    let refused = 0;
+    for (let length = image.length + 1; length < room; length += SECTOR - 1) {
+      if (length === image.length + SECTOR) continue;
+      const error = await refusal(ofLength(length), 'disk');
+      expect([error.kind, error.offset]).toEqual(['malformed', length]);
+      expect(error.message).toMatch(/expected the end of the file at .* end-of-stream marker.*cut short/);
+      refused++;
+    }
+    expect(refused).toBeGreaterThan(10);
+  });
+});
+
 describe('a compressed grain', () => {
   const spec = stream(8, { atEnd: false, packed: true, redundant: true });
   const good = buildHosted(spec);
@@ -195,6 +229,54 @@ describe('a compressed grain', () => {
     const [first, second] = entries.flatMap((entry, i) => (entry > 0 ? [i] : []));
     view.setUint32(table + 4 * second!, entries[first!]!, true);
     expect((await refusal({ disk: image }, 'disk')).message).toMatch(/marker of the grain/);
+  });
+});
+
+describeWith('qemu', 'streams that QEMU wrote', () => {
+  const folder = temporaryFolder();
+  const path = join(folder, 'stream.vmdk');
+
+  /** Some contents, and whether the packed last grain leaves any whole sector of its room. */
+  const cases: [string, number, (bytes: Uint8Array) => void, boolean][] = [512, 65_536, 197_120].flatMap(
+    (size): [string, number, (bytes: Uint8Array) => void, boolean][] => [
+      ['nothing', size, () => {}, false],
+      ['bytes that do not pack', size, (bytes) => randomize(bytes), size % 65_536 !== 0],
+      ['one byte at the end', size, (bytes) => void bytes.fill(1, size - 1), true],
+    ],
+  );
+  function randomize(bytes: Uint8Array): void {
+    const random = randomFrom(bytes.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = random(256);
+  }
+
+  it.each(cases)(
+    'with %s, %i bytes: read whole, refused when its end is cut',
+    async (_, size, fill, roomy) => {
+      const bytes = new Uint8Array(size);
+      fill(bytes);
+      writeFiles(folder, { 'plain.raw': bytes });
+      const options = ['-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized'];
+      qemuImg('convert', ...options, join(folder, 'plain.raw'), path);
+      const image = new Uint8Array(readFileSync(path));
+      expect(same((await contentsOrNull({ disk: image }, 'disk'))!, bytes)).toBe(true);
+      for (const less of [1, SECTOR, 2 * SECTOR, 1000]) {
+        const cut = image.slice(0, -less);
+        const contents = await contentsOrNull({ disk: cut }, 'disk');
+        // Where there is no room left over, QEMU pads the last sector only, and who cuts that cuts no data.
+        if (roomy || contents === null) expect(contents).toBeNull();
+        else expect([same(contents, bytes), less < SECTOR]).toEqual([true, true]);
+      }
+    },
+  );
+
+  it('and never closed: read', async () => {
+    qemuImg('create', '-f', 'vmdk', '-o', 'subformat=streamOptimized', path, '1M');
+    const empty = new Uint8Array(readFileSync(path));
+    expect(same((await contentsOrNull({ disk: empty }, 'disk'))!, new Uint8Array(2 ** 20))).toBe(true);
+    qemuIo(path, ['write -c -P 7 0 64k', 'write -c -P 9 128k 64k'], ['-f', 'vmdk']);
+    const wanted = new Uint8Array(2 ** 20).fill(7, 0, 65_536).fill(9, 131_072, 196_608);
+    const image = new Uint8Array(readFileSync(path));
+    expect(same((await contentsOrNull({ disk: image }, 'disk'))!, wanted)).toBe(true);
   });
 });
 

@@ -1,5 +1,6 @@
 /** What every image format gives, and what it may ask for while it is opened. Parsers have no policy of their own. */
 
+import type { ByteCount } from '../../base/units.ts';
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
 import type { ExtentMap } from '../../mapping/extent-map.ts';
 
@@ -23,9 +24,24 @@ export interface LoadedImage {
 }
 
 export interface BackingImage {
+  /** A file name; of a parent that is sought, what it is known by, for messages. */
   readonly name: string;
   /** Null where the image does not say. */
   readonly format: string | null;
   /** Called with the opened parent: throws where it is not the one that was meant (a CID, a UUID). */
   check?(parent: LogicalUnit): void | Promise<void>;
+  /** Where the image does not name a file (VDI): how its parent is told among the files beside it. */
+  readonly sought?: SoughtImage;
+}
+
+export interface SoughtImage {
+  /** Of the files that are looked at: `.vdi`. */
+  readonly extension: string;
+  /** How much of each is read. */
+  readonly headBytes: ByteCount;
+  /**
+   * @param head the first `headBytes` of a file, or all of a shorter one
+   * @returns `changed` for the image that is meant in a state that is not: it is found, and `check` refuses it
+   */
+  match(head: Uint8Array): 'yes' | 'changed' | 'no';
 }

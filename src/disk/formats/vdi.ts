@@ -2,10 +2,9 @@
  * VDI images of VirtualBox, version 1.1 (VirtualBox src/VBox/Storage/VDICore.h; QEMU block/vdi.c). Little-endian.
  *
  * A header, a map of one number a block, and blocks that lie one after the other in the order in which they
- * were first written. A number is a block's index in the file, or one of two marks: free (−1: never written;
- * zeros, as there is no parent) and zero (−2: discarded, zeros). Static images are the same with every block
- * there. A differencing image names its parent by a UUID only; which file has that UUID is known to
- * VirtualBox's registry and not to us, so it is refused.
+ * were first written. A number is a block's index in the file, or one of two marks: free (−1: never written),
+ * which shows the parent of a differencing image and is zeros in others; and zero (−2: discarded), which is zeros
+ * and hides the parent (VDI.cpp, `vdiRead`). Static images are the same with every block there.
  */
 
 import { DriftmapError } from '../../base/errors.ts';
@@ -15,6 +14,15 @@ import { type ExtentMap, ExtentMapBuilder, Kind } from '../../mapping/extent-map
 import { type ByteSource, littleUint64, readWhole, viewOf } from './byte-source.ts';
 import type { ImageHost, LoadedImage } from './image.ts';
 import { PlacedBlocks } from './placed-blocks.ts';
+import {
+  namesParent,
+  parentOfVdi,
+  VDI_HEADER_BYTES,
+  VDI_SIGNATURE,
+  VDI_VERSION,
+  type VdiParent,
+  vdiParent,
+} from './vdi-parent.ts';
 
 interface VdiHeader {
   readonly size: ByteCount;
@@ -25,11 +33,10 @@ interface VdiHeader {
   readonly dataOffset: ByteOffset;
   /** Blocks that the disk needs; the map may have more. */
   readonly blocks: number;
+  /** Null where it is no differencing image. */
+  readonly parent: VdiParent | null;
 }
 
-const HEADER_BYTES = 512;
-const SIGNATURE = 0xbeda107f;
-const VERSION = 0x00010001;
 /** From the field that says so, at 72, to the last of the UUIDs. */
 const SMALLEST_HEADER = 384;
 const SECTOR = 512;
@@ -37,16 +44,18 @@ const FREE = 0xffffffff;
 const ZERO = 0xfffffffe;
 const DYNAMIC = 1;
 const STATIC = 2;
-const kinds: Readonly<Record<number, string>> = { 3: 'an undo image', 4: 'a differencing image' };
+const UNDO = 3;
+const DIFFERENCING = 4;
 
 /**
- * Reads a VDI: dynamic or static. The one unit is the image file.
- * @throws DriftmapError `malformed`, `limit`; `unsupported` for other versions and for differencing images
+ * Reads a VDI: dynamic, static or differencing. The one unit is the image file.
+ * @throws DriftmapError `malformed`, `limit`; `unsupported` for other versions and for undo images
  */
 export async function loadVdi(host: ImageHost): Promise<LoadedImage> {
   const { unit } = host;
   const header = await readHeader(unit);
-  return { map: await readMap(unit, header), units: [unit], backing: null };
+  const backing = header.parent === null ? null : parentOfVdi(host, header.parent);
+  return { map: await readMap(unit, header), units: [unit], backing };
 }
 
 function malformed(path: string, offset: ByteOffset, reason: string): DriftmapError {
@@ -59,15 +68,15 @@ function unsupported(path: string, offset: ByteOffset, reason: string): Driftmap
 
 async function readHeader(source: ByteSource): Promise<VdiHeader> {
   const path = source.name;
-  const bytes = new Uint8Array(HEADER_BYTES);
+  const bytes = new Uint8Array(VDI_HEADER_BYTES);
   await readWhole(source, 'the VDI header', 0, bytes);
   const view = viewOf(bytes);
   const signature = view.getUint32(64, true);
-  if (signature !== SIGNATURE) {
+  if (signature !== VDI_SIGNATURE) {
     throw malformed(path, 64, `header: expected the signature beda107f, got ${signature.toString(16)}`);
   }
   const version = view.getUint32(68, true);
-  if (version !== VERSION) {
+  if (version !== VDI_VERSION) {
     const reason = `expected VDI version 1.1, got ${version >>> 16}.${version & 0xffff}`;
     throw unsupported(path, 68, reason);
   }
@@ -75,23 +84,27 @@ async function readHeader(source: ByteSource): Promise<VdiHeader> {
   if (length < SMALLEST_HEADER) {
     throw malformed(path, 72, `header: expected at least ${SMALLEST_HEADER} bytes of header, got ${length}`);
   }
-  refuseParent(path, view);
-  return readGeometry(source, view);
+  return readGeometry(source, view, readParent(path, view));
 }
 
-function refuseParent(path: string, view: DataView): void {
+function readParent(path: string, view: DataView): VdiParent | null {
   const type = view.getUint32(76, true);
-  const hasUuid = (at: number) => [0, 4, 8, 12].some((i) => view.getUint32(at + i) !== 0);
-  const kind = kinds[type] ?? (hasUuid(424) || hasUuid(440) ? 'an image with a parent' : null);
-  if (kind !== null) {
-    const reason = `the VDI is ${kind}, which names its parent by a UUID and not by a file: merge it into one image (VBoxManage clonemedium disk)`;
+  if (type === DIFFERENCING) {
+    const parent = vdiParent(view);
+    if (parent !== null) return parent;
+    const reason = 'header: expected the UUID of its parent in a differencing image, got zeros';
+    throw malformed(path, 424, reason);
+  }
+  if (type === UNDO || namesParent(view)) {
+    const kind = type === UNDO ? 'an undo image' : `of type ${type}, and has a parent`;
+    const reason = `the VDI is ${kind}, which driftmap does not read: merge it into one image (VBoxManage clonemedium disk)`;
     throw unsupported(path, 76, reason);
   }
-  if (type === DYNAMIC || type === STATIC) return;
-  throw malformed(path, 76, `header: expected type 1 (dynamic) or 2 (static), got ${type}`);
+  if (type === DYNAMIC || type === STATIC) return null;
+  throw malformed(path, 76, `header: expected type 1 (dynamic), 2 (static) or 4 (differencing), got ${type}`);
 }
 
-function readGeometry(source: ByteSource, view: DataView): VdiHeader {
+function readGeometry(source: ByteSource, view: DataView, parent: VdiParent | null): VdiHeader {
   const path = source.name;
   const mapOffset = view.getUint32(340, true);
   const dataOffset = view.getUint32(344, true);
@@ -99,7 +112,7 @@ function readGeometry(source: ByteSource, view: DataView): VdiHeader {
     [340, 'block map', mapOffset],
     [344, 'data', dataOffset],
   ] as const) {
-    if (value >= HEADER_BYTES && value % SECTOR === 0) continue;
+    if (value >= VDI_HEADER_BYTES && value % SECTOR === 0) continue;
     throw malformed(
       path,
       at,
@@ -132,7 +145,7 @@ function readGeometry(source: ByteSource, view: DataView): VdiHeader {
     const reason = `the VDI's block map takes ${4 * blocks} bytes: expected at most ${VDI_MAX_MAP_BYTES}`;
     throw new DriftmapError('limit', reason, { path, offset: 384 });
   }
-  return { size, blockSize, blockExtra, mapOffset, dataOffset, blocks };
+  return { size, blockSize, blockExtra, mapOffset, dataOffset, blocks, parent };
 }
 
 /** VirtualBox converts raw files of any length; the guest, as in QEMU, sees whole sectors. */

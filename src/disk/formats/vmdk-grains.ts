@@ -98,6 +98,9 @@ class GrainReader {
   private end: ByteOffset = 0;
 
   private differing = 0;
+  /** Compressed grains: where the last of them, or of tables and headers, ends in the file; and where its room would. */
+  private furthest: ByteOffset = 0;
+  private room: ByteOffset = 0;
 
   constructor(disk: DiskUnderway, layout: GrainLayout, unit: number, length: ByteCount) {
     this.disk = disk;
@@ -139,6 +142,7 @@ class GrainReader {
     }
     this.flush();
     placed.refuseOverlap();
+    if (layout.format === 'packed') this.checkEnd();
     this.tellDiffering();
   }
 
@@ -146,7 +150,7 @@ class GrainReader {
   private takeMetadata(): void {
     const { layout, placed, source, disk } = this;
     const { directory, tableBytes } = layout;
-    for (const { offset, length } of layout.metadata) placed.take(offset, length);
+    for (const { offset, length } of layout.metadata) this.take(offset, length);
     for (let i = 0; i < directory.length; i++) {
       const offset = directory[i]!;
       if (offset === 0) continue;
@@ -154,13 +158,32 @@ class GrainReader {
         const reason = `the grain table of directory entry ${i} lies past the end of the file (${source.size} bytes): it is cut short or damaged`;
         throw this.malformed(reason, offset);
       }
-      placed.take(offset, tableBytes);
+      this.take(offset, tableBytes);
       disk.tableBytes += tableBytes;
     }
     placed.refuseOverlap();
     if (disk.tableBytes <= VMDK_MAX_TABLE_BYTES) return;
     const reason = `the image has ${disk.tableBytes} bytes of grain tables: expected at most ${VMDK_MAX_TABLE_BYTES}`;
     throw new DriftmapError('limit', reason, { path: source.name });
+  }
+
+  private take(offset: ByteOffset, length: ByteCount): void {
+    this.placed.take(offset, length);
+    this.furthest = Math.max(this.furthest, offset + length);
+  }
+
+  /**
+   * Where a stream may end. One with a footer ends behind it, which is checked when the footer is read. QEMU writes
+   * neither footer nor end-of-stream marker, so no sector of zeros can be asked for; but it fills the room of a
+   * whole, unpacked grain before it writes the packed one over its start (block/vmdk.c, `get_whole_cluster`). So a
+   * file ends with its last structure, with a marker behind that, or not before that room ends.
+   */
+  private checkEnd(): void {
+    const { source, furthest, room } = this;
+    const end = alignUp(furthest, SECTOR);
+    if (source.size <= end || source.size === end + SECTOR || source.size >= room) return;
+    const reason = `expected the end of the file at ${end} behind the last grain, at ${end + SECTOR} with an end-of-stream marker, or from ${room} on with the whole room of that grain, got ${source.size}: it is cut short`;
+    throw this.malformed(reason, source.size);
   }
 
   /** @param file offset of the first table in the buffer, `at` where this one begins in it */
@@ -228,7 +251,8 @@ class GrainReader {
       throw this.malformed(reason, place + 8);
     }
     const taken = alignUp(MARKER_BYTES + stored, SECTOR);
-    this.placed.take(place, Math.min(taken, source.size - place));
+    this.take(place, Math.min(taken, source.size - place));
+    this.room = Math.max(this.room, place + grainBytes);
     this.flush();
     this.disk.builder.append({
       offset: base + offset,
