@@ -50,7 +50,7 @@ export function defineIndex(program: Command): void {
     .option('--refresh <file>', 'keep the signatures of this older index where --within marks nothing')
     .option(
       '--within <bitmap>',
-      'with --refresh: what was written since, as a .drift file or IMAGE.qcow2:bitmap=NAME',
+      'with --refresh: what was written since: IMAGE.qcow2:bitmap=NAME, or a .drift file imported from one',
     )
     .addOption(sampleOption('with --refresh: verify this share of the kept signatures against the bytes'))
     .addOption(seedOption())
@@ -64,7 +64,8 @@ export function defineIndex(program: Command): void {
       `
 What a scan checks before it uses an index: that it is whole, that it is of this very unit or disk, and that
 nothing was written there since (size and times of a file; block devices do not tell of writes, and a warning
-says so). What a refresh trusts: that --within marks every write since the older index was made.
+says so). What a refresh trusts: that --within marks every write since the older index was made. What a scan
+found is refused there: it marks differences, and a write may have made two disks equal.
 
 Examples:
   driftmap index lu0.img -o lu0.sig

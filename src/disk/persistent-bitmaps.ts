@@ -6,7 +6,7 @@
 import { DriftmapError } from '../base/errors.ts';
 import { DEFAULT_BLOCK_SIZE } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
-import { NO_SIGNATURE, SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { DISABLED, NO_SIGNATURE, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { parseAddress } from './address.ts';
@@ -65,7 +65,8 @@ export async function listBitmaps(image: string): Promise<PersistentBitmap[]> {
 /**
  * Reads a persistent bitmap of a qcow2 image. Every block counts as covered: one that is not marked is equal if the two
  * disks were equal when the bitmap was begun, which nothing here can check. Where the other disk is longer than the
- * image, nobody has tracked the rest, and it is marked.
+ * image, nobody has tracked the rest, and it is marked. One that is disabled is for looking at: its header says so
+ * (`signature: 'disabled'`), and no scan or refresh takes it.
  * @throws DriftmapError `not-found` where the image has no such bitmap, naming those it has; `policy` for one that may
  *   lack writes; `mismatch` where neither disk is the image; `malformed`, `unsupported`, `limit`, `io`
  */
@@ -98,14 +99,19 @@ async function readMarks(
   const { production, replica } = disks;
   const size = Math.max(production.size, replica.size);
   const stamps = { production: stampOf(production), replica: stampOf(replica) };
-  const bitmap = new SyncBitmap({ size, blockSize, signature: NO_SIGNATURE, ...stamps });
+  const bitmap = new SyncBitmap({
+    size,
+    blockSize,
+    signature: found.enabled ? NO_SIGNATURE : DISABLED,
+    ...stamps,
+  });
   for await (const range of dirtyRanges(unit, header, found)) bitmap.markRange(range);
   if (size > header.size) bitmap.markRange({ offset: header.size, length: size - header.size });
   bitmap.cover({ start: 0, end: bitmap.blocks });
   const warnings = found.enabled
     ? []
     : [
-        `${unit.name}: the bitmap '${name}' is disabled: it marks what was written until it was disabled, and nothing since`,
+        `${unit.name}: the bitmap '${name}' is disabled: it marks what was written until it was disabled, and nothing since; no scan or refresh takes it for all that was written`,
       ];
   return { bitmap, warnings };
 }

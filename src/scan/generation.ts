@@ -1,6 +1,7 @@
 /** What a generation is worth. */
 
 import { DriftmapError } from '../base/errors.ts';
+import { type BitmapHeader, DISABLED } from '../bitmap/sync-bitmap.ts';
 import { isFileInside } from '../disk/view-unit.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 
@@ -19,4 +20,15 @@ export function checkUnchangedSinceOpened(disk: VirtualDisk, operation: string):
   if (!hasTables || disk.generation() === disk.openedGeneration) return;
   const reason = 'changed since it was opened, so where its bytes lie may have changed too: open it again';
   throw new DriftmapError('mismatch', reason, { path: disk.name, operation });
+}
+
+/**
+ * A bitmap that was disabled may lack writes, as one that is in use may.
+ * @throws DriftmapError `policy`, with this path and operation
+ */
+export function checkStillTracking({ signature }: BitmapHeader, path: string, operation: string): void {
+  if (signature !== DISABLED) return;
+  const reason =
+    'the bitmap was disabled: it stopped recording at some time and may lack writes; use one that is enabled, or look at the whole disk';
+  throw new DriftmapError('policy', reason, { path, operation });
 }

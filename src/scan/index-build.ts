@@ -3,8 +3,8 @@
  * pages are written here in ascending order, aside, and the file takes its place only when it is whole.
  *
  * A refresh signs only what a bitmap says may have changed and keeps the older index's signatures elsewhere. What it
- * checks: the older index is whole, of the same unit or disk, of the same size; the bitmap is about it too, and it
- * was not written to since the bitmap was taken. What it has to trust: that the bitmap marks every write since the
+ * checks: the older index is whole, of the same unit or disk, of the same size; the bitmap is about it too and marks
+ * writes, not differences; and it was not written to since the bitmap was taken. What it has to trust: that the bitmap marks every write since the
  * older index was made. A sample of the kept signatures can be verified against the bytes.
  */
 
@@ -13,7 +13,13 @@ import { DriftmapError, systemError } from '../base/errors.ts';
 import { DEFAULT_BLOCK_SIZE, MAX_INDEX_PAGES } from '../base/limits.ts';
 import type { BlockRun, ByteCount } from '../base/units.ts';
 import { blockCount, blocksTouching, bytesOfBlocks } from '../base/units.ts';
-import { MIXED_GENERATION, type SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import {
+  type BitmapHeader,
+  COMBINED,
+  MIXED_GENERATION,
+  NO_SIGNATURE,
+  type SyncBitmap,
+} from '../bitmap/sync-bitmap.ts';
 import { openDisk } from '../disk/open.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
@@ -21,7 +27,7 @@ import { Cursor } from '../mapping/cursor.ts';
 import { SignatureIndex } from '../signature/index-file.ts';
 import { type IndexHeader, type IndexSubject, PAGE_BLOCKS } from '../signature/index-table.ts';
 import { IndexWriter } from '../signature/index-writer.ts';
-import { checkUnchangedSinceOpened, vouchesForNothing } from './generation.ts';
+import { checkStillTracking, checkUnchangedSinceOpened, vouchesForNothing } from './generation.ts';
 import { IndexControl, type PageReport } from './index-task.ts';
 import { checkBlockSize } from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
@@ -46,7 +52,10 @@ export interface BuildIndexOptions {
 export interface RefreshIndexOptions extends Omit<BuildIndexOptions, 'blockSize'> {
   /** The path of the older index; `path` may be the same. */
   readonly old: string;
-  /** Marks every block that was written since the older index was made; what it does not cover counts as written. */
+  /**
+   * Marks every block that was written since the older index was made; what it does not cover counts as written.
+   * A bitmap of writes (`signature: 'none'`, as `importBitmap` makes them), not the result of a scan.
+   */
   readonly within: SyncBitmap;
   /** 0 … 1: the share of the kept signatures that is verified against the bytes. 0 by default. */
   readonly sample?: number | undefined;
@@ -139,6 +148,8 @@ function checkBitmap({ header }: SyncBitmap, { disk }: Subject): string[] {
   const stamp = [header.production, header.replica].find(({ identity }) => identity === disk.identity);
   const operation = 'refresh';
   const { name: path } = disk;
+  checkStillTracking(header, path, operation);
+  checkTracked(header, path);
   if (stamp === undefined) {
     const reason = `expected a bitmap about the disk ${disk.identity}, got one about ${header.production.identity} and ${header.replica.identity}: use a bitmap of this disk`;
     throw new DriftmapError('mismatch', reason, { path, operation });
@@ -158,6 +169,17 @@ function checkBitmap({ header }: SyncBitmap, { disk }: Subject): string[] {
   if (stamp.generation === MIXED_GENERATION || vouchesForNothing(now))
     trusted.push(`${path}: cannot be checked for writes since the bitmap was taken`);
   return trusted;
+}
+
+/**
+ * A comparison marks where two disks differed. A write that made them equal, or that came before the comparison
+ * and after the older index, is not among its marks.
+ */
+function checkTracked({ signature }: BitmapHeader, path: string): void {
+  if (signature === NO_SIGNATURE) return;
+  const found = signature === COMBINED ? 'a combination of bitmaps' : `a comparison by '${signature}'`;
+  const reason = `expected a bitmap that marks every write since the older index was made (QEMU's: IMAGE.qcow2:bitmap=NAME, or one imported from there), got ${found}, which tells nothing of what was written: make the index anew`;
+  throw new DriftmapError('mismatch', reason, { path, operation: 'refresh' });
 }
 
 class IndexRun {

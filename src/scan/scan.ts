@@ -17,7 +17,7 @@ import type { LiveMarks } from '../bitmap/live-marks.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { type AlgorithmName, algorithmByName, type SignatureAlgorithm } from '../signature/algorithm.ts';
-import { checkUnchangedSinceOpened } from './generation.ts';
+import { checkStillTracking, checkUnchangedSinceOpened } from './generation.ts';
 import {
   blocksOfRange,
   blocksOutside,
@@ -197,7 +197,10 @@ class ScanRun {
   /** The blocks to look at when not all of them; checks that what was handed in belongs to these disks. */
   private todo(): (() => Iterable<BlockRun>) | undefined {
     const { within, resume } = this.options;
-    if (within) this.bitmap.checkSameDisks(within, '--within');
+    if (within) {
+      this.bitmap.checkSameDisks(within, '--within');
+      checkStillTracking(within.header, this.options.production.name, 'scan');
+    }
     if (!resume) return within ? () => within.runs() : undefined;
     this.bitmap.checkSameDisks(resume, '--resume');
     this.bitmap.checkSameGeneration(resume, '--resume');

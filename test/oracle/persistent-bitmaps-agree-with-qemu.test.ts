@@ -109,7 +109,7 @@ describeWith(['qemu-img', 'qemu-io'], 'bitmaps that QEMU keeps', () => {
     );
   }, 60_000);
 
-  it('are combined by qemu-img as it says, and a disabled one is told', async () => {
+  it('are combined by qemu-img as it says, and a disabled one is told and not scanned by', async () => {
     const image = path('merged.qcow2');
     qemuImg('create', '-q', '-f', 'qcow2', image, '8M');
     qemuImg('bitmap', '-f', 'qcow2', '--add', '-g', '65536', image, 'a');
@@ -128,6 +128,17 @@ describeWith(['qemu-img', 'qemu-io'], 'bitmaps that QEMU keeps', () => {
     ]);
     const { warnings } = await importBitmap({ image, name: 'a' });
     expect(warnings.join()).toMatch(/'a' is disabled/);
+    // It lacks the write at 3 MiB.
+    driftmap(['index', image, '-o', path('merged.sig'), '-q']);
+    driftmap(['bitmap', 'import', image, 'a', '-o', path('a.drift')]);
+    for (const within of [`${image}:bitmap=a`, path('a.drift')]) {
+      const refresh = ['index', image, '-o', path('merged.sig'), '--refresh', path('merged.sig')];
+      for (const command of [['scan', image, image], refresh]) {
+        const { status, stdout, stderr } = driftmap([...command, '--within', within]);
+        expect([status, stdout]).toEqual([2, '']);
+        expect(stderr).toMatch(/was disabled: it stopped recording/);
+      }
+    }
   });
 
   it('lead a scan and a refresh to all that differs, and to nothing else', async () => {

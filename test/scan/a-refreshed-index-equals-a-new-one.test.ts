@@ -14,12 +14,12 @@ const path = (name: string) => join(folder, name);
 const size = 1024 * 512 * 3 + 123;
 
 /** A bitmap of the disk as it is now, of which nothing is marked and everything is known. */
-function bitmapOf(disk: VirtualDisk, blockSize: number): SyncBitmap {
+function bitmapOf(disk: VirtualDisk, blockSize: number, signature = 'none'): SyncBitmap {
   const stamp = { identity: disk.identity, size: disk.size, generation: disk.generation() };
   const bitmap = new SyncBitmap({
     size: disk.size,
     blockSize,
-    signature: 'none',
+    signature,
     production: stamp,
     replica: stamp,
   });
@@ -171,6 +171,21 @@ describe('a refresh is refused when', () => {
     });
     expect(error).toMatchObject({ kind: 'mismatch' });
     expect(error.message).toMatch(/take the bitmap again/);
+  });
+
+  it.each(['nh128', 'blake3', 'bytes', 'combined'])(
+    "the bitmap's marks are differences (%s), not writes",
+    async (signature) => {
+      const error = await refusal(async (_file, disk) => ({ within: bitmapOf(disk, 512, signature) }));
+      expect(error).toMatchObject({ kind: 'mismatch' });
+      expect(error.message).toMatch(/expected a bitmap that marks every write .* make the index anew/);
+    },
+  );
+
+  it('the bitmap was disabled', async () => {
+    const error = await refusal(async (_file, disk) => ({ within: bitmapOf(disk, 512, 'disabled') }));
+    expect(error).toMatchObject({ kind: 'policy' });
+    expect(error.message).toMatch(/stopped recording/);
   });
 
   it('the disk has another size', async () => {
