@@ -80,6 +80,10 @@ export async function importBitmap(options: ImportBitmapOptions): Promise<Import
     const imported = await withImage(image, (unit, header) =>
       readMarks(unit, header, { ...options, production, replica }),
     );
+    if (disk.sources.some(({ below }) => below)) {
+      const warning = `${image}: has a backing file: writes to that one are not in the bitmap '${name}'`;
+      imported.warnings.push(warning);
+    }
     if (disk.generation() !== generation) {
       const reason = `was written to while its bitmap '${name}' was read: read it when nobody writes`;
       throw new DriftmapError('io', reason, { path: image, operation: 'read' });
@@ -94,7 +98,7 @@ async function readMarks(
   unit: LogicalUnit,
   header: Qcow2Header,
   { name, blockSize = DEFAULT_BLOCK_SIZE, ...disks }: ImportBitmapOptions & Sides,
-): Promise<ImportedBitmap> {
+): Promise<{ bitmap: SyncBitmap; warnings: string[] }> {
   const found = pick(await readQcow2Bitmaps(unit, header), name, unit.name);
   const { production, replica } = disks;
   const size = Math.max(production.size, replica.size);

@@ -103,6 +103,7 @@ export async function refreshIndex(options: RefreshIndexOptions): Promise<IndexR
   try {
     checkIsOf(old, subject);
     const trusted = checkBitmap(options.within, subject);
+    checkBelow(old, subject);
     const refresh: Refresh = { old, within: options.within, sampling, trusted };
     return await new IndexRun(options, subject, old.header.blockSize, refresh).run();
   } finally {
@@ -169,6 +170,31 @@ function checkBitmap({ header }: SyncBitmap, { disk }: Subject): string[] {
   if (stamp.generation === MIXED_GENERATION || vouchesForNothing(now))
     trusted.push(`${path}: cannot be checked for writes since the bitmap was taken`);
   return trusted;
+}
+
+/**
+ * A bitmap of an image speaks of writes to that image. Its backing files and parents have to be as they were.
+ * Where they share a unit with it, as files of one file system do, they cannot be told apart.
+ */
+function checkBelow({ header, path }: SignatureIndex, { disk }: Subject): void {
+  const { sources } = disk;
+  const then = header.generation.split(' ');
+  const refuse = (what: string) => {
+    const reason = `${what}, and the bitmap speaks of writes to the top image alone: make the index anew`;
+    return new DriftmapError('mismatch', reason, { path, operation: 'refresh' });
+  };
+  const isAlone = sources.every(({ below }) => !below);
+  if (isAlone) return;
+  if (then.length !== sources.length)
+    throw refuse(
+      `${disk.name} lay on ${then.length} units when the index was made and lies on ${sources.length}`,
+    );
+  sources.forEach(({ unit, below }, i) => {
+    if (below && unit.generation() !== then[i])
+      throw refuse(
+        `${unit.name}, which holds a backing file of ${disk.name}, was written to since the index was made`,
+      );
+  });
 }
 
 /**

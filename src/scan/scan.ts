@@ -341,8 +341,25 @@ class ScanRun {
       seconds: progress.seconds,
       startupSeconds: (Math.min(...outcomes.map((outcome) => outcome.begunAt)) - this.calledAt) / 1000,
       workers: this.pool.workers,
-      warnings: [...this.resumedOnTrust(), ...(this.indexes?.warnings ?? []), ...this.changedMeanwhile()],
+      warnings: [
+        ...this.staleMarks(),
+        ...this.resumedOnTrust(),
+        ...(this.indexes?.warnings ?? []),
+        ...this.changedMeanwhile(),
+      ],
     };
+  }
+
+  /** What was written since the bitmap was made is not among its marks, and nobody looked at it. */
+  private staleMarks(): string[] {
+    const { within } = this.options;
+    if (!within) return [];
+    const sides = ['production', 'replica'] as const;
+    const stale = sides.filter((side, i) => within.header[side].generation !== this.generations[i]);
+    return stale.map(
+      (side) =>
+        `${this.options[side].name}: was written to since the bitmap was made that says where to look: what was written since is not looked at, and may differ unseen`,
+    );
   }
 
   /** Block devices and memory do not tell of writes: what an earlier scan saw of them is taken on trust. */

@@ -201,6 +201,10 @@ describeWith(['qemu-img', 'qemu-io'], 'bitmaps that QEMU keeps', () => {
       expect(error.message).toMatch(/this image is neither/);
     }
     await top.close();
+    qemuImg('bitmap', '-f', 'qcow2', '--add', path('top.qcow2'), 'own');
+    const { warnings } = await importBitmap({ image: path('top.qcow2'), name: 'own' });
+    expect(warnings.join()).toMatch(/has a backing file: writes to that one are not in the bitmap 'own'/);
+    expect((await importBitmap({ image, name: 'b' })).warnings).toEqual([]);
   });
 
   it('of the shorter disk leave the rest of the longer one marked', async () => {

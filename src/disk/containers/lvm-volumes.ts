@@ -54,6 +54,8 @@ export class VolumeMapper {
   private readonly unitsByUuid: UnitsByUuid;
   private readonly path: string;
   private readonly bytesOfUnits: ByteCount;
+  /** By the name of a volume that was mapped. */
+  private readonly read = new Map<string, readonly number[]>();
 
   /** @param path the unit whose metadata was believed, for errors */
   constructor(group: VolumeGroup, units: readonly LogicalUnit[], unitsByUuid: UnitsByUuid, path: string) {
@@ -66,7 +68,19 @@ export class VolumeMapper {
 
   /** A map over the units that were handed in, of the volume's size. */
   async map(name: string): Promise<ExtentMap> {
-    return this.mapOf(name, [], new Map());
+    const done = new Map<string, ExtentMap>();
+    const map = await this.mapOf(name, [], done);
+    const read = new Set([...done.values()].flatMap((each) => [...unitsIn(each)]));
+    this.read.set(
+      name,
+      [...read].sort((a, b) => a - b),
+    );
+    return map;
+  }
+
+  /** The units that a volume's map leads to or was read from (a thin pool's metadata), once it is there. */
+  unitsOf(name: string): readonly number[] {
+    return this.read.get(name) ?? [];
   }
 
   private async mapOf(
@@ -284,6 +298,12 @@ export class VolumeMapper {
   private failure(kind: DriftmapError['kind'], reason: string): DriftmapError {
     return new DriftmapError(kind, `LVM2 volume group ${this.group.name}: ${reason}`, { path: this.path });
   }
+}
+
+function unitsIn(map: ExtentMap): Set<number> {
+  const found = new Set<number>();
+  for (let index = 0; index < map.count; index++) if (map.placeOf(index) >= 0) found.add(map.unitOf(index));
+  return found;
 }
 
 function appendZero(builder: ExtentMapBuilder, length: ByteCount): void {
