@@ -27,7 +27,12 @@ import { Cursor } from '../mapping/cursor.ts';
 import { SignatureIndex } from '../signature/index-file.ts';
 import { type IndexHeader, type IndexSubject, PAGE_BLOCKS } from '../signature/index-table.ts';
 import { IndexWriter } from '../signature/index-writer.ts';
-import { checkStillTracking, checkUnchangedSinceOpened, vouchesForNothing } from './generation.ts';
+import {
+  checkStillTracking,
+  checkUnchangedSinceOpened,
+  settleGeneration,
+  vouchesForNothing,
+} from './generation.ts';
 import { IndexControl, type PageReport } from './index-task.ts';
 import { checkBlockSize } from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
@@ -115,6 +120,8 @@ interface Subject {
   readonly subject: IndexSubject;
   readonly identity: string;
   readonly disk: VirtualDisk;
+  /** Of what its generation does not tell. */
+  readonly warnings: readonly string[];
 }
 
 interface Refresh {
@@ -131,10 +138,11 @@ async function subjectOf(of: LogicalUnit | VirtualDisk): Promise<Subject> {
     throw new DriftmapError('argument', 'expected a logical unit or a disk from openDisk as of');
   if ('map' in of && 'openedGeneration' in of) {
     checkUnchangedSinceOpened(of, 'index');
-    return { subject: 'disk', identity: of.identity, disk: of };
+    return { subject: 'disk', identity: of.identity, disk: of, warnings: await settleGeneration(of) };
   }
   const unit = of as LogicalUnit;
-  return { subject: 'unit', identity: unit.identity, disk: await openDisk(unit, { format: 'raw' }) };
+  const disk = await openDisk(unit, { format: 'raw' });
+  return { subject: 'unit', identity: unit.identity, disk, warnings: await settleGeneration(disk) };
 }
 
 function checkIsOf({ header, path }: SignatureIndex, { subject, identity, disk }: Subject): void {
@@ -213,6 +221,7 @@ class IndexRun {
   private readonly disk: VirtualDisk;
   private readonly header: IndexHeader;
   private readonly refresh: Refresh | null;
+  private readonly warnings: readonly string[];
   private readonly pages: Uint32Array;
   private readonly control = new Int32Array(new SharedArrayBuffer(4 * IndexControl.cells));
   private readonly totals: ProgressTotals;
@@ -224,7 +233,7 @@ class IndexRun {
 
   constructor(
     options: BuildIndexOptions,
-    { subject, identity, disk }: Subject,
+    { subject, identity, disk, warnings }: Subject,
     blockSize: ByteCount,
     refresh: Refresh | null,
   ) {
@@ -232,6 +241,7 @@ class IndexRun {
     this.options = options;
     this.disk = disk;
     this.refresh = refresh;
+    this.warnings = warnings;
     this.header = { subject, identity, generation: disk.generation(), size: disk.size, blockSize };
     this.pages = pagesWithData(disk, blockSize);
     const bytes = this.pages.length * PAGE_BLOCKS * blockSize;
@@ -349,7 +359,7 @@ class IndexRun {
       sampledBlocks,
       seconds: progress.seconds,
       workers,
-      warnings: [...(this.refresh?.trusted ?? []), ...silent],
+      warnings: [...(this.refresh?.trusted ?? []), ...silent, ...this.warnings],
     };
   }
 }
