@@ -6,7 +6,7 @@ import { exactSize, humanSize } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { IndexResult } from '../scan/index-build.ts';
-import { loadMarks } from './bitmap-source.ts';
+import { loadMarks, parseBitmapSource } from './bitmap-source.ts';
 import { Exit, explainExits, warn } from './exit.ts';
 import {
   allowOutsideOption,
@@ -104,6 +104,10 @@ function checkTogether(options: IndexCommandOptions, command: Command): void {
     throw new DriftmapError('argument', '--refresh and --within go together');
   if (refresh === undefined && sample !== undefined)
     throw new DriftmapError('argument', '--sample verifies what --refresh keeps: it goes with --refresh');
+  if (options.unit && within !== undefined && parseBitmapSource(within) !== null) {
+    const reason = `${within}: a bitmap of an image speaks of virtual offsets and cannot refresh the index of a unit, which has physical ones: index the disk (without --unit), or make the unit's index anew`;
+    throw new DriftmapError('argument', reason);
+  }
   if (refresh !== undefined && command.getOptionValueSource('blockSize') !== 'default')
     throw new DriftmapError(
       'argument',

@@ -79,6 +79,11 @@ describe('driftmap index', () => {
     refused([...index, '--sample', '101%'], /expected a share such as 1% or 0.01/);
     refused([...index, '--seed', '-1'], /expected a whole number/);
     refused([...index, '-b', '3K'], /power of two/);
+    const ofImage = ['--refresh', path('c-unit.sig'), '--within', `${path('c.qcow2')}:bitmap=b`];
+    refused(
+      ['index', path('c.qcow2'), '-o', path('x.sig'), '--unit', ...ofImage],
+      /speaks of virtual offsets/,
+    );
     const refresh = ['--refresh', path('a.sig'), '--within', path('a.drift'), '-b', '4K'];
     refused([...index, ...refresh], /leave --block-size out/);
     refused(['scan', path('a.raw'), path('b.raw'), '--sample', '1%'], /give one, or leave the sample out/);

@@ -131,6 +131,8 @@ describeWith(['qemu-img', 'qemu-io'], 'bitmaps that QEMU keeps', () => {
     // It lacks the write at 3 MiB.
     driftmap(['index', image, '-o', path('merged.sig'), '-q']);
     driftmap(['bitmap', 'import', image, 'a', '-o', path('a.drift')]);
+    const alone = driftmap(['bitmap', 'import', image, 'b', '-o', path('b.drift')]);
+    expect(alone.stdout).toMatch(/about the image alone: for index --refresh/);
     for (const within of [`${image}:bitmap=a`, path('a.drift')]) {
       const refresh = ['index', image, '-o', path('merged.sig'), '--refresh', path('merged.sig')];
       for (const command of [['scan', image, image], refresh]) {

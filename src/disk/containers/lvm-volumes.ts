@@ -148,6 +148,8 @@ export class VolumeMapper {
     done: Map<string, ExtentMap>,
   ): Promise<ExtentMap> {
     const { extentSize } = this.group;
+    // First: without one of its units a volume may well be larger than the others, and is not damaged for that.
+    this.needUnits(volume);
     const placed = volume.segments.reduce((sum, { type, count }) => sum + (type === 'zero' ? 0 : count), 0);
     if (placed * extentSize > this.bytesOfUnits) {
       const reason = `volume ${volume.name} has ${placed} extents of ${extentSize} bytes on units of ${this.bytesOfUnits} bytes in all`;
@@ -165,6 +167,17 @@ export class VolumeMapper {
     const maps: (ExtentMap | null)[] = this.units.map(() => null);
     for (const name of inner.keys()) maps.push(await this.mapOf(name, trail, done));
     return compose(map, maps);
+  }
+
+  /** @throws DriftmapError `not-found` where a physical volume that a volume lies on is on none of the units */
+  private needUnits({ name, segments }: LogicalEntry): void {
+    for (const segment of segments) {
+      if (segment.type === 'zero') continue;
+      for (const area of readStripes(segment).areas) {
+        const entry = this.group.physical.get(area.name);
+        if (entry) this.unitOf(area.name, entry, `volume ${name}: `);
+      }
+    }
   }
 
   private appendAreas(builder: ExtentMapBuilder, segment: Segment, inner: Map<string, number>): void {
@@ -224,10 +237,11 @@ export class VolumeMapper {
     return { unit, place: first * extentSize };
   }
 
-  private unitOf(name: string, { uuid, missing }: PhysicalEntry): number {
+  /** @param volume for messages: the volume that needs it */
+  private unitOf(name: string, { uuid, missing }: PhysicalEntry, volume = ''): number {
     const unit = this.unitsByUuid.get(uuid);
     const dashed = `${uuid.slice(0, 6)}-${uuid.slice(6, 26).replace(/(.{4})/g, '$1-')}${uuid.slice(26)}`;
-    const which = `physical volume ${name} (${dashed})`;
+    const which = `${volume}physical volume ${name} (${dashed})`;
     if (unit === undefined) {
       const reason = `${which} is on none of the units: name the unit that it is on as well`;
       throw this.failure('not-found', reason);
