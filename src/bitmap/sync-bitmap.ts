@@ -53,7 +53,10 @@ export interface BitmapHeader {
   readonly size: ByteCount;
   /** A power of two, 512 … 16 MiB. */
   readonly blockSize: ByteCount;
-  /** Name of the algorithm that found the marks; `none` when they do not come from one scan's algorithm. */
+  /**
+   * Name of the algorithm that found the marks, or `bytes`; `none` when they are writes that somebody tracked,
+   * `disabled` when whoever tracked them stopped before now, `combined` when they come from several bitmaps.
+   */
   readonly signature: string;
   readonly production: DiskStamp;
   readonly replica: DiskStamp;
@@ -61,7 +64,12 @@ export interface BitmapHeader {
 
 /** The generation of a disk in a bitmap that was combined from bitmaps of different generations: equal to none, not even itself. */
 export const MIXED_GENERATION = 'mixed';
+/** Nothing was compared: every write since the bitmap was begun is marked. */
 export const NO_SIGNATURE = 'none';
+/** The same until it was disabled; later writes are not in it, and nothing tells whether there were any. */
+export const DISABLED = 'disabled';
+/** What a combination marks was found by no one scan, and it may lack writes. */
+export const COMBINED = 'combined';
 
 export class SyncBitmap {
   readonly header: BitmapHeader;
@@ -297,7 +305,7 @@ export class SyncBitmap {
       .or(other.coverage.and(otherDecides));
     const header: BitmapHeader = {
       ...a,
-      signature: NO_SIGNATURE,
+      signature: combinedSignature(a.signature, b.signature, how),
       production: mixedStamp(a.production, b.production),
       replica: mixedStamp(a.replica, b.replica),
     };
@@ -307,6 +315,11 @@ export class SyncBitmap {
 
 function sameStamp(a: DiskStamp, b: DiskStamp): boolean {
   return a.identity === b.identity && a.size === b.size && a.generation === b.generation;
+}
+
+/** Writes of the one and of the other are writes; less than both may lack some. */
+function combinedSignature(a: string, b: string, how: Combination): string {
+  return how === 'or' && a === NO_SIGNATURE && b === NO_SIGNATURE ? NO_SIGNATURE : COMBINED;
 }
 
 function mixedStamp(a: DiskStamp, b: DiskStamp): DiskStamp {

@@ -92,6 +92,8 @@ function defineImageBitmaps(bitmap: Command): void {
       `
 A block that is not marked counts as equal, which is true if the two disks were equal when the bitmap was begun.
 Marks are widened to whole blocks. One of the two disks must be the image.
+With --replica (or --production) the file is for scan --within of those two disks. Without, it is about the image
+alone: good for index --refresh … --within and for bitmap show, export and or, and not for a scan of two disks.
 
 Examples:
   driftmap bitmap import vm.qcow2 since-monday -o vm.drift
@@ -249,6 +251,9 @@ interface ImportCommandOptions {
   allowOutside?: boolean;
 }
 
+const aboutImageAlone =
+  'about the image alone: for index --refresh --within; for scan --within of two disks import it with --replica DISK\n';
+
 async function importFrom(image: string, name: string, options: ImportCommandOptions): Promise<void> {
   const { openDisk } = await import('../disk/open.ts');
   const { importBitmap } = await import('../disk/persistent-bitmaps.ts');
@@ -273,6 +278,8 @@ async function importFrom(image: string, name: string, options: ImportCommandOpt
     await print(
       `${output}: ${bitmap.count} of ${bitmap.blocks} blocks marked (${humanSize(bitmap.markedBytes)})\n`,
     );
+    const isWhole = bitmap.header.signature !== 'disabled';
+    if (isWhole && production === undefined && replica === undefined) await print(aboutImageAlone);
   } finally {
     for (const disk of disks) await disk.close();
   }

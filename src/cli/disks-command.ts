@@ -35,7 +35,8 @@ listed when its name and its contents tell the same format (.qcow2 .qcow .qc2 .v
 .avhdx .vdi), and as a raw disk when its name ends in .raw or .img, whatever is in it: contents are a guest's
 to write, names are not. A file that another image is made of (-flat.vmdk, -s001.vmdk, a data file) belongs
 to that one. Members of a backing chain are listed each, with the parent that shows through it.
-What cannot be read is told on standard error, one line each, and hides nothing else.
+What cannot be read is told on standard error, one line each, and hides nothing else. Where something was
+refused and no disk was found, the exit status is 2.
 
 The address is what scan, map and explain take.
 
@@ -57,7 +58,8 @@ async function runDisks(units: string[], options: DisksCommandOptions): Promise<
     else listing.refuse(finding);
   }
   await listing.end();
-  process.exitCode = Exit.equal;
+  const { disks, refused } = listing;
+  process.exitCode = disks === 0 && refused > 0 ? Exit.trouble : Exit.equal;
 }
 
 type Refusal = Extract<Finding, { what: 'refused' }>;
@@ -68,10 +70,11 @@ function tellRefusal({ address, reason }: Refusal): void {
 }
 
 class TextListing {
-  private count = 0;
+  disks = 0;
+  refused = 0;
 
   async add(disk: FoundDisk): Promise<void> {
-    if (this.count++ === 0) {
+    if (this.disks++ === 0) {
       await print(`${paint('bold', row('size', 'data', 'format', 'class', 'address'))}\n`);
     }
     const { address, format, size, data, parent, partOf, holds } = disk;
@@ -85,11 +88,13 @@ class TextListing {
   }
 
   refuse(refusal: Refusal): void {
+    this.refused++;
     tellRefusal(refusal);
   }
 
   async end(): Promise<void> {
-    if (this.count === 0) await print('no virtual disk found\n');
+    if (this.disks > 0) return;
+    await print(`no virtual disk found${this.refused > 0 ? `; ${this.refused} refused` : ''}\n`);
   }
 }
 
@@ -98,11 +103,15 @@ function row(size: string, data: string, format: string, kind: string, address: 
 }
 
 class JsonListing {
-  private count = 0;
+  disks = 0;
   private readonly refusals: Refusal[] = [];
 
+  get refused(): number {
+    return this.refusals.length;
+  }
+
   async add(disk: FoundDisk): Promise<void> {
-    await print(`${this.count++ === 0 ? '{"disks": [\n  ' : ',\n  '}${JSON.stringify(disk)}`);
+    await print(`${this.disks++ === 0 ? '{"disks": [\n  ' : ',\n  '}${JSON.stringify(disk)}`);
   }
 
   refuse(refusal: Refusal): void {
@@ -112,7 +121,7 @@ class JsonListing {
 
   async end(): Promise<void> {
     const refused = this.refusals.map(({ address, kind, reason }) => ({ address, kind, reason }));
-    const disks = this.count === 0 ? '{"disks": [' : '\n';
+    const disks = this.disks === 0 ? '{"disks": [' : '\n';
     await print(`${disks}],\n "refused": ${JSON.stringify(refused)}}\n`);
   }
 }

@@ -6,7 +6,7 @@ import { exactSize, humanSize } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { IndexResult } from '../scan/index-build.ts';
-import { loadMarks } from './bitmap-source.ts';
+import { loadMarks, parseBitmapSource } from './bitmap-source.ts';
 import { Exit, explainExits, warn } from './exit.ts';
 import {
   allowOutsideOption,
@@ -50,7 +50,7 @@ export function defineIndex(program: Command): void {
     .option('--refresh <file>', 'keep the signatures of this older index where --within marks nothing')
     .option(
       '--within <bitmap>',
-      'with --refresh: what was written since, as a .drift file or IMAGE.qcow2:bitmap=NAME',
+      'with --refresh: what was written since: IMAGE.qcow2:bitmap=NAME, or a .drift file imported from one',
     )
     .addOption(sampleOption('with --refresh: verify this share of the kept signatures against the bytes'))
     .addOption(seedOption())
@@ -64,7 +64,8 @@ export function defineIndex(program: Command): void {
       `
 What a scan checks before it uses an index: that it is whole, that it is of this very unit or disk, and that
 nothing was written there since (size and times of a file; block devices do not tell of writes, and a warning
-says so). What a refresh trusts: that --within marks every write since the older index was made.
+says so). What a refresh trusts: that --within marks every write since the older index was made. What a scan
+found is refused there: it marks differences, and a write may have made two disks equal.
 
 Examples:
   driftmap index lu0.img -o lu0.sig
@@ -103,6 +104,10 @@ function checkTogether(options: IndexCommandOptions, command: Command): void {
     throw new DriftmapError('argument', '--refresh and --within go together');
   if (refresh === undefined && sample !== undefined)
     throw new DriftmapError('argument', '--sample verifies what --refresh keeps: it goes with --refresh');
+  if (options.unit && within !== undefined && parseBitmapSource(within) !== null) {
+    const reason = `${within}: a bitmap of an image speaks of virtual offsets and cannot refresh the index of a unit, which has physical ones: index the disk (without --unit), or make the unit's index anew`;
+    throw new DriftmapError('argument', reason);
+  }
   if (refresh !== undefined && command.getOptionValueSource('blockSize') !== 'default')
     throw new DriftmapError(
       'argument',

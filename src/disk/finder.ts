@@ -127,9 +127,10 @@ class Search {
       const step = `lvm:${volume.group}/${volume.name}`;
       const paths = new Set([first, ...others].map(({ path }) => path));
       const address = `${[...paths].join(',')}:${first.way === '' ? '' : `${first.way}/`}${step}`;
-      const map = volume.map.bind(volume);
       const look = async function* (search: Search): AsyncGenerator<Finding, undefined> {
-        const unit = viewOver({ name: address, layer: 'volume', step, map: await map(), parents });
+        const map = await volume.map();
+        const tables = volume.units().map((unit) => parents[unit]!);
+        const unit = viewOver({ name: address, layer: 'volume', step, map, parents, tables });
         yield* search.contents({ layer: 'volume', unit, address, joint: '/', path: first.path, way: '' });
         return undefined;
       };

@@ -5,8 +5,8 @@ import type { Completion, LogicalUnit, UnitHandle } from '../lu/logical-unit.ts'
 import type { ExtentMap } from '../mapping/extent-map.ts';
 import type { Qcow2Header } from './formats/qcow2-header.ts';
 import { DiskReader } from './reader.ts';
-import { type ViewHandle, ViewUnit } from './view-unit.ts';
-import type { DiskHandle, VirtualDisk } from './virtual-disk.ts';
+import { sourcesOf, type ViewHandle, ViewUnit } from './view-unit.ts';
+import type { DiskHandle, DiskSource, VirtualDisk } from './virtual-disk.ts';
 
 /** One image of a backing chain; a layer's index is the depth of its extents. */
 export interface Layer {
@@ -28,6 +28,8 @@ export interface MappedDiskParts {
   readonly identity: string;
   readonly warnings: readonly string[];
   readonly layers: readonly Layer[];
+  /** Per image of the chain, from the top: the units that it was opened on. Not known of an attached disk. */
+  readonly images?: readonly (readonly LogicalUnit[])[] | undefined;
   /** Units that close with the disk; others belong to the caller. */
   readonly owned: readonly LogicalUnit[];
 }
@@ -45,6 +47,7 @@ export class MappedDisk implements VirtualDisk {
   private readonly owned: readonly LogicalUnit[];
   private readonly reader: DiskReader;
   readonly openedGeneration: string;
+  readonly sources: readonly DiskSource[];
   private retained = 0;
   private closing = false;
 
@@ -59,11 +62,14 @@ export class MappedDisk implements VirtualDisk {
     this.layers = parts.layers;
     this.owned = parts.owned;
     this.reader = new DiskReader(this);
+    const images = parts.images ?? [parts.units];
+    const below = new Set(sourcesOf(images.slice(1).flat()));
+    this.sources = sourcesOf(images.flat()).map((unit) => ({ unit, below: below.has(unit) }));
     this.openedGeneration = this.generation();
   }
 
   generation(): string {
-    return this.units.map((unit) => unit.generation()).join(' ');
+    return this.sources.map(({ unit }) => unit.generation()).join(' ');
   }
 
   read(offset: ByteOffset, target: Uint8Array): Completion {

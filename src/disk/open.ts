@@ -55,7 +55,8 @@ async function openMapped(
   const layers = units === chained ? chain.map(({ layer }) => layer) : [];
   const { owned, warnings } = opener;
   if (direct) warnings.push(...readPastCache(name, map, units));
-  return new MappedDisk({ name, format: top.format, map, units, layers, identity, warnings, owned });
+  const images = chain.map((image) => image.units);
+  return new MappedDisk({ images, name, format: top.format, map, units, layers, identity, warnings, owned });
 }
 
 /** Tables were read through the cache, in small pieces; what is left to read is data. */

@@ -6,7 +6,7 @@
 import { DriftmapError } from '../base/errors.ts';
 import { DEFAULT_BLOCK_SIZE } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
-import { NO_SIGNATURE, SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { DISABLED, NO_SIGNATURE, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { parseAddress } from './address.ts';
@@ -65,7 +65,8 @@ export async function listBitmaps(image: string): Promise<PersistentBitmap[]> {
 /**
  * Reads a persistent bitmap of a qcow2 image. Every block counts as covered: one that is not marked is equal if the two
  * disks were equal when the bitmap was begun, which nothing here can check. Where the other disk is longer than the
- * image, nobody has tracked the rest, and it is marked.
+ * image, nobody has tracked the rest, and it is marked. One that is disabled is for looking at: its header says so
+ * (`signature: 'disabled'`), and no scan or refresh takes it.
  * @throws DriftmapError `not-found` where the image has no such bitmap, naming those it has; `policy` for one that may
  *   lack writes; `mismatch` where neither disk is the image; `malformed`, `unsupported`, `limit`, `io`
  */
@@ -79,6 +80,10 @@ export async function importBitmap(options: ImportBitmapOptions): Promise<Import
     const imported = await withImage(image, (unit, header) =>
       readMarks(unit, header, { ...options, production, replica }),
     );
+    if (disk.sources.some(({ below }) => below)) {
+      const warning = `${image}: has a backing file: writes to that one are not in the bitmap '${name}'`;
+      imported.warnings.push(warning);
+    }
     if (disk.generation() !== generation) {
       const reason = `was written to while its bitmap '${name}' was read: read it when nobody writes`;
       throw new DriftmapError('io', reason, { path: image, operation: 'read' });
@@ -93,19 +98,24 @@ async function readMarks(
   unit: LogicalUnit,
   header: Qcow2Header,
   { name, blockSize = DEFAULT_BLOCK_SIZE, ...disks }: ImportBitmapOptions & Sides,
-): Promise<ImportedBitmap> {
+): Promise<{ bitmap: SyncBitmap; warnings: string[] }> {
   const found = pick(await readQcow2Bitmaps(unit, header), name, unit.name);
   const { production, replica } = disks;
   const size = Math.max(production.size, replica.size);
   const stamps = { production: stampOf(production), replica: stampOf(replica) };
-  const bitmap = new SyncBitmap({ size, blockSize, signature: NO_SIGNATURE, ...stamps });
+  const bitmap = new SyncBitmap({
+    size,
+    blockSize,
+    signature: found.enabled ? NO_SIGNATURE : DISABLED,
+    ...stamps,
+  });
   for await (const range of dirtyRanges(unit, header, found)) bitmap.markRange(range);
   if (size > header.size) bitmap.markRange({ offset: header.size, length: size - header.size });
   bitmap.cover({ start: 0, end: bitmap.blocks });
   const warnings = found.enabled
     ? []
     : [
-        `${unit.name}: the bitmap '${name}' is disabled: it marks what was written until it was disabled, and nothing since`,
+        `${unit.name}: the bitmap '${name}' is disabled: it marks what was written until it was disabled, and nothing since; no scan or refresh takes it for all that was written`,
       ];
   return { bitmap, warnings };
 }

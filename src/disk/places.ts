@@ -119,13 +119,9 @@ class Walk {
     this.warnings.push(...warnings);
     const found = volumes.find((volume) => volume.group === step.group && volume.name === step.name);
     if (found) {
-      return viewOver({
-        name,
-        layer: 'volume',
-        step: step.text,
-        map: await found.map(),
-        parents: candidates,
-      });
+      const map = await found.map();
+      const tables = found.units().map((unit) => candidates[unit]!);
+      return viewOver({ name, layer: 'volume', step: step.text, map, parents: candidates, tables });
     }
     const there = volumes.map((volume) => `${volume.group}/${volume.name}`).join(', ');
     const reason = `no volume ${step.group}/${step.name}: ${there ? `there are ${there}` : 'there is no volume group'}`;

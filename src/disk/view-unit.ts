@@ -21,6 +21,8 @@ export interface ViewParts {
   readonly units: readonly LogicalUnit[];
   readonly identity: string;
   readonly origin?: ViewOrigin | null;
+  /** Those of the units whose writes may change what the view holds; all of them when absent. */
+  readonly sources?: readonly LogicalUnit[];
 }
 
 /** What a view is of, one layer down: for explaining. Attached views have none. */
@@ -52,6 +54,8 @@ export class ViewUnit implements LogicalUnit {
   readonly map: ExtentMap;
   readonly units: readonly LogicalUnit[];
   readonly origin: ViewOrigin | null;
+  /** Opened units: those that bytes lie on, and those whose tables say where. Each once, by identity. */
+  readonly sources: readonly LogicalUnit[];
   private readonly reader: DiskReader;
   private closed = false;
 
@@ -62,11 +66,13 @@ export class ViewUnit implements LogicalUnit {
     this.map = parts.map;
     this.units = parts.units;
     this.origin = parts.origin ?? null;
+    this.sources = sourcesOf(parts.sources ?? parts.units);
     this.reader = new DiskReader(parts);
   }
 
+  /** One of each source, in an order that does not depend on how the units were named. */
   generation(): string {
-    return this.units.map((unit) => unit.generation()).join(' ');
+    return this.sources.map((unit) => unit.generation()).join(' ');
   }
 
   read(offset: ByteOffset, target: Uint8Array): Completion {
@@ -137,6 +143,8 @@ export class ViewUnit implements LogicalUnit {
 
 /** A step inwards, from units or views to a part of them. */
 export interface ViewStep extends Omit<ViewOrigin, 'storage'> {
+  /** Parents that tables were read from and that the map may not lead to: a thin pool's metadata. */
+  readonly tables?: readonly LogicalUnit[] | undefined;
   /** For messages: the address. */
   readonly name: string;
   readonly storage?: string | undefined;
@@ -148,17 +156,27 @@ export interface ViewStep extends Omit<ViewOrigin, 'storage'> {
  * this part from every other.
  * @throws DriftmapError `malformed` where the map leads out of a parent
  */
-export function viewOver({ name, layer, step, map, parents, storage }: ViewStep): ViewUnit {
+export function viewOver({ name, layer, step, map, parents, storage, tables = [] }: ViewStep): ViewUnit {
   const { units, inner } = unitsBelow(parents);
   const used = parents.filter((_, index) => isUsed(map, index));
   const identities = used.map((parent) => parent.identity).sort();
   const identity = `${identities.join('+')}/${step}`;
+  // A partition or a file lies on one parent, whose tables it depends on even where all of it is a hole.
+  const sources = layer === 'volume' ? [...used, ...tables] : parents;
   const origin: ViewOrigin = { layer, step, map, parents, storage: storage ?? null };
   try {
-    return new ViewUnit({ name, map: compose(map, inner), units, identity, origin });
+    return new ViewUnit({ name, map: compose(map, inner), units, identity, origin, sources });
   } catch (error) {
     throw withPath(error, name);
   }
+}
+
+/** The opened units that some units and views depend on: each once, by identity, however they were named. */
+export function sourcesOf(units: readonly LogicalUnit[]): LogicalUnit[] {
+  const opened = new Set(units.flatMap((unit) => (unit instanceof ViewUnit ? unit.sources : [unit])));
+  // Twins (a file and its snapshot) have one identity.
+  const keys = new Map([...opened].map((unit) => [unit, `${unit.identity}\0${unit.name}`]));
+  return [...opened].sort((a, b) => (keys.get(a)! < keys.get(b)! ? -1 : 1));
 }
 
 function isUsed(map: ExtentMap, unit: number): boolean {

@@ -19,8 +19,10 @@ export interface VirtualDisk {
   readonly units: readonly LogicalUnit[];
   /** The same for every opening of the same disk (image identities, format, size); survives changes of contents. */
   readonly identity: string;
-  /** Changes whenever the contents may have changed. */
+  /** Changes whenever the contents may have changed: the generations of its sources, with a space between two. */
   generation(): string;
+  /** What the contents depend on, in an order that does not depend on how units were named. */
+  readonly sources: readonly DiskSource[];
   /** The generation when the disk's tables were read: while `generation()` is the same, its map is true. */
   readonly openedGeneration: string;
   /** What the user should know: a guessed format, a corrupt mark … One line each. */
@@ -31,6 +33,13 @@ export interface VirtualDisk {
   /** Keeps the disk open, also when it is closed meanwhile, until the returned function is called. */
   retain(): () => Completion;
   close(): Completion;
+}
+
+/** An opened unit that a disk's bytes lie on, or the tables that lead to them. */
+export interface DiskSource {
+  readonly unit: LogicalUnit;
+  /** Whether an image below the top one, a backing file or a parent, depends on it. */
+  readonly below: boolean;
 }
 
 /** An open disk as plain data, for worker threads (`attachDisk`). */

@@ -3,7 +3,17 @@
  * caller's view (which may be shared memory); a descriptor serves every thread of the process.
  */
 
-import { closeSync, constants, fstatSync, fsyncSync, openSync, readSync, statSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readSync,
+  statfsSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { MAX_IO_BYTES, PAGE_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
@@ -15,6 +25,8 @@ import { checkRange } from './ranges.ts';
 
 /** Extents of one answer: a caller that wants more asks again. */
 const EXTENTS_PER_ANSWER = 64;
+/** `statfs` of tmpfs (Linux, include/uapi/linux/magic.h). */
+const TMPFS_MAGIC = 0x01021994;
 const ZEROS = new Uint8Array(1 * MiB);
 
 export interface FileUnitOptions {
@@ -101,7 +113,8 @@ export class FileUnit implements LogicalUnit {
    * rename, a link or a new owner: then nothing was written and a scan begins anew, which is the safe mistake.
    *
    * What it cannot tell: a second write within the same tick of the kernel's clock (1–10 ms; Linux 6.13 and
-   * later tell even that on the common file systems), and stores through a mapping whose page is dirty already.
+   * later tell even that on the common file systems), and stores through a mapping whose page is dirty already: a
+   * flush makes pages clean, and the next store to each is told again (`tellsOfStores` says where it is not).
    *
    * A block device has nothing that tells of writes: always `device`.
    */
@@ -201,6 +214,20 @@ export class FileUnit implements LogicalUnit {
       const piece = ZEROS.subarray(0, Math.min(ZEROS.length, length - done));
       this.write(offset + done, piece);
       done += piece.length;
+    }
+  }
+
+  /**
+   * Whether the first store through a shared mapping after a flush changes the generation. On tmpfs none does:
+   * it has nothing to write back, so its pages are never write-protected again. Unknown elsewhere than on Linux.
+   */
+  tellsOfStores(): boolean {
+    this.checkOpen('stat');
+    if (process.platform !== 'linux' || !this.sparse) return true;
+    try {
+      return statfsSync(`/proc/self/fd/${this.fd}`).type !== TMPFS_MAGIC;
+    } catch {
+      return true;
     }
   }
 

@@ -3,8 +3,8 @@
  * pages are written here in ascending order, aside, and the file takes its place only when it is whole.
  *
  * A refresh signs only what a bitmap says may have changed and keeps the older index's signatures elsewhere. What it
- * checks: the older index is whole, of the same unit or disk, of the same size; the bitmap is about it too, and it
- * was not written to since the bitmap was taken. What it has to trust: that the bitmap marks every write since the
+ * checks: the older index is whole, of the same unit or disk, of the same size; the bitmap is about it too and marks
+ * writes, not differences; and it was not written to since the bitmap was taken. What it has to trust: that the bitmap marks every write since the
  * older index was made. A sample of the kept signatures can be verified against the bytes.
  */
 
@@ -13,7 +13,13 @@ import { DriftmapError, systemError } from '../base/errors.ts';
 import { DEFAULT_BLOCK_SIZE, MAX_INDEX_PAGES } from '../base/limits.ts';
 import type { BlockRun, ByteCount } from '../base/units.ts';
 import { blockCount, blocksTouching, bytesOfBlocks } from '../base/units.ts';
-import { MIXED_GENERATION, type SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import {
+  type BitmapHeader,
+  COMBINED,
+  MIXED_GENERATION,
+  NO_SIGNATURE,
+  type SyncBitmap,
+} from '../bitmap/sync-bitmap.ts';
 import { openDisk } from '../disk/open.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
@@ -21,7 +27,12 @@ import { Cursor } from '../mapping/cursor.ts';
 import { SignatureIndex } from '../signature/index-file.ts';
 import { type IndexHeader, type IndexSubject, PAGE_BLOCKS } from '../signature/index-table.ts';
 import { IndexWriter } from '../signature/index-writer.ts';
-import { checkUnchangedSinceOpened, vouchesForNothing } from './generation.ts';
+import {
+  checkStillTracking,
+  checkUnchangedSinceOpened,
+  settleGeneration,
+  vouchesForNothing,
+} from './generation.ts';
 import { IndexControl, type PageReport } from './index-task.ts';
 import { checkBlockSize } from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
@@ -46,7 +57,10 @@ export interface BuildIndexOptions {
 export interface RefreshIndexOptions extends Omit<BuildIndexOptions, 'blockSize'> {
   /** The path of the older index; `path` may be the same. */
   readonly old: string;
-  /** Marks every block that was written since the older index was made; what it does not cover counts as written. */
+  /**
+   * Marks every block that was written since the older index was made; what it does not cover counts as written.
+   * A bitmap of writes (`signature: 'none'`, as `importBitmap` makes them), not the result of a scan.
+   */
   readonly within: SyncBitmap;
   /** 0 … 1: the share of the kept signatures that is verified against the bytes. 0 by default. */
   readonly sample?: number | undefined;
@@ -94,6 +108,7 @@ export async function refreshIndex(options: RefreshIndexOptions): Promise<IndexR
   try {
     checkIsOf(old, subject);
     const trusted = checkBitmap(options.within, subject);
+    checkBelow(old, subject);
     const refresh: Refresh = { old, within: options.within, sampling, trusted };
     return await new IndexRun(options, subject, old.header.blockSize, refresh).run();
   } finally {
@@ -105,6 +120,8 @@ interface Subject {
   readonly subject: IndexSubject;
   readonly identity: string;
   readonly disk: VirtualDisk;
+  /** Of what its generation does not tell. */
+  readonly warnings: readonly string[];
 }
 
 interface Refresh {
@@ -121,10 +138,11 @@ async function subjectOf(of: LogicalUnit | VirtualDisk): Promise<Subject> {
     throw new DriftmapError('argument', 'expected a logical unit or a disk from openDisk as of');
   if ('map' in of && 'openedGeneration' in of) {
     checkUnchangedSinceOpened(of, 'index');
-    return { subject: 'disk', identity: of.identity, disk: of };
+    return { subject: 'disk', identity: of.identity, disk: of, warnings: await settleGeneration(of) };
   }
   const unit = of as LogicalUnit;
-  return { subject: 'unit', identity: unit.identity, disk: await openDisk(unit, { format: 'raw' }) };
+  const disk = await openDisk(unit, { format: 'raw' });
+  return { subject: 'unit', identity: unit.identity, disk, warnings: await settleGeneration(disk) };
 }
 
 function checkIsOf({ header, path }: SignatureIndex, { subject, identity, disk }: Subject): void {
@@ -139,6 +157,8 @@ function checkBitmap({ header }: SyncBitmap, { disk }: Subject): string[] {
   const stamp = [header.production, header.replica].find(({ identity }) => identity === disk.identity);
   const operation = 'refresh';
   const { name: path } = disk;
+  checkStillTracking(header, path, operation);
+  checkTracked(header, path);
   if (stamp === undefined) {
     const reason = `expected a bitmap about the disk ${disk.identity}, got one about ${header.production.identity} and ${header.replica.identity}: use a bitmap of this disk`;
     throw new DriftmapError('mismatch', reason, { path, operation });
@@ -160,11 +180,48 @@ function checkBitmap({ header }: SyncBitmap, { disk }: Subject): string[] {
   return trusted;
 }
 
+/**
+ * A bitmap of an image speaks of writes to that image. Its backing files and parents have to be as they were.
+ * Where they share a unit with it, as files of one file system do, they cannot be told apart.
+ */
+function checkBelow({ header, path }: SignatureIndex, { disk }: Subject): void {
+  const { sources } = disk;
+  const then = header.generation.split(' ');
+  const refuse = (what: string) => {
+    const reason = `${what}, and the bitmap speaks of writes to the top image alone: make the index anew`;
+    return new DriftmapError('mismatch', reason, { path, operation: 'refresh' });
+  };
+  const isAlone = sources.every(({ below }) => !below);
+  if (isAlone) return;
+  if (then.length !== sources.length)
+    throw refuse(
+      `${disk.name} lay on ${then.length} units when the index was made and lies on ${sources.length}`,
+    );
+  sources.forEach(({ unit, below }, i) => {
+    if (below && unit.generation() !== then[i])
+      throw refuse(
+        `${unit.name}, which holds a backing file of ${disk.name}, was written to since the index was made`,
+      );
+  });
+}
+
+/**
+ * A comparison marks where two disks differed. A write that made them equal, or that came before the comparison
+ * and after the older index, is not among its marks.
+ */
+function checkTracked({ signature }: BitmapHeader, path: string): void {
+  if (signature === NO_SIGNATURE) return;
+  const found = signature === COMBINED ? 'a combination of bitmaps' : `a comparison by '${signature}'`;
+  const reason = `expected a bitmap that marks every write since the older index was made (QEMU's: IMAGE.qcow2:bitmap=NAME, or one imported from there), got ${found}, which tells nothing of what was written: make the index anew`;
+  throw new DriftmapError('mismatch', reason, { path, operation: 'refresh' });
+}
+
 class IndexRun {
   private readonly options: BuildIndexOptions;
   private readonly disk: VirtualDisk;
   private readonly header: IndexHeader;
   private readonly refresh: Refresh | null;
+  private readonly warnings: readonly string[];
   private readonly pages: Uint32Array;
   private readonly control = new Int32Array(new SharedArrayBuffer(4 * IndexControl.cells));
   private readonly totals: ProgressTotals;
@@ -176,7 +233,7 @@ class IndexRun {
 
   constructor(
     options: BuildIndexOptions,
-    { subject, identity, disk }: Subject,
+    { subject, identity, disk, warnings }: Subject,
     blockSize: ByteCount,
     refresh: Refresh | null,
   ) {
@@ -184,6 +241,7 @@ class IndexRun {
     this.options = options;
     this.disk = disk;
     this.refresh = refresh;
+    this.warnings = warnings;
     this.header = { subject, identity, generation: disk.generation(), size: disk.size, blockSize };
     this.pages = pagesWithData(disk, blockSize);
     const bytes = this.pages.length * PAGE_BLOCKS * blockSize;
@@ -301,7 +359,7 @@ class IndexRun {
       sampledBlocks,
       seconds: progress.seconds,
       workers,
-      warnings: [...(this.refresh?.trusted ?? []), ...silent],
+      warnings: [...(this.refresh?.trusted ?? []), ...silent, ...this.warnings],
     };
   }
 }

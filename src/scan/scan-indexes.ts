@@ -12,7 +12,7 @@ import type { ByteCount } from '../base/units.ts';
 import { exactSize } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { type IndexHandle, SignatureIndex } from '../signature/index-file.ts';
-import { vouchesForNothing } from './generation.ts';
+import { settleGeneration, vouchesForNothing } from './generation.ts';
 import { makeSampling, type Sampling } from './sampling.ts';
 
 export interface IndexOptions {
@@ -83,6 +83,25 @@ export function prepareIndexes(
     };
   };
   return { task, warnings, retain };
+}
+
+/** Before indexes are compared with their disks' generations. @returns warnings, as `settleGeneration` */
+export async function settleIndexed(
+  options: IndexOptions & { readonly production: VirtualDisk; readonly replica: VirtualDisk },
+): Promise<string[]> {
+  const { production, replica, productionIndex, replicaIndex } = options;
+  return [
+    ...(isThere(productionIndex) ? await settleGeneration(production) : []),
+    ...(isThere(replicaIndex) ? await settleGeneration(replica) : []),
+  ];
+}
+
+export function usesIndexes({ productionIndex, replicaIndex }: IndexOptions): boolean {
+  return isThere(productionIndex) || isThere(replicaIndex);
+}
+
+function isThere(given: IndexOptions['productionIndex']): boolean {
+  return given !== undefined && !(Array.isArray(given) && given.length === 0);
 }
 
 function listOf(given: IndexOptions['productionIndex'], what: string): readonly SignatureIndex[] {

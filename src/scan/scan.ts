@@ -17,7 +17,12 @@ import type { LiveMarks } from '../bitmap/live-marks.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { type AlgorithmName, algorithmByName, type SignatureAlgorithm } from '../signature/algorithm.ts';
-import { checkUnchangedSinceOpened } from './generation.ts';
+import {
+  checkStillTracking,
+  checkUnchangedSinceOpened,
+  staleMarks,
+  vouchesForNothing,
+} from './generation.ts';
 import {
   blocksOfRange,
   blocksOutside,
@@ -28,7 +33,13 @@ import {
 } from './plan.ts';
 import { defaultWorkers, ScanPool } from './pool.ts';
 import { ProgressTotals, type ScanProgress } from './progress.ts';
-import { type IndexOptions, type PreparedIndexes, prepareIndexes } from './scan-indexes.ts';
+import {
+  type IndexOptions,
+  type PreparedIndexes,
+  prepareIndexes,
+  settleIndexed,
+  usesIndexes,
+} from './scan-indexes.ts';
 import { type CompareMethod, Control, type RangeReport, type TaskOutcome } from './task.ts';
 
 export type { CompareMethod };
@@ -125,7 +136,10 @@ export class Scanner {
     const before = this.queue;
     const run = (async () => {
       await before;
-      return new ScanRun(this.pool, options, performance.timeOrigin + performance.now()).run();
+      const calledAt = performance.timeOrigin + performance.now();
+      checkOptions(options);
+      const warnings = usesIndexes(options) ? await settleIndexed(options) : [];
+      return new ScanRun(this.pool, options, calledAt, warnings).run();
     })();
     this.queue = run.catch(() => undefined);
     return run;
@@ -144,6 +158,8 @@ class ScanRun {
   private readonly pool: ScanPool;
   private readonly options: ScanOptions;
   private readonly calledAt: number;
+  /** Of what the disks' generations do not tell. */
+  private readonly warnings: readonly string[];
   private readonly compare: CompareMethod;
   private readonly algorithm: SignatureAlgorithm;
   private readonly plan: ScanPlan;
@@ -155,15 +171,15 @@ class ScanRun {
   private indexedBytes = 0;
   private sampledBlocks = 0;
 
-  constructor(pool: ScanPool, options: ScanOptions, calledAt: number) {
+  constructor(pool: ScanPool, options: ScanOptions, calledAt: number, warnings: readonly string[]) {
     const { production, replica, blockSize = DEFAULT_BLOCK_SIZE } = options;
-    checkOptions(options);
     checkAborted(options.signal);
     checkBlockSize(blockSize);
     for (const disk of [production, replica]) checkUnchangedSinceOpened(disk, 'scan');
     this.pool = pool;
     this.options = options;
     this.calledAt = calledAt;
+    this.warnings = warnings;
     this.compare = options.compare ?? 'signatures';
     this.algorithm = algorithmByName(options.signature ?? 'nh128');
     const size = Math.max(production.size, replica.size);
@@ -197,7 +213,10 @@ class ScanRun {
   /** The blocks to look at when not all of them; checks that what was handed in belongs to these disks. */
   private todo(): (() => Iterable<BlockRun>) | undefined {
     const { within, resume } = this.options;
-    if (within) this.bitmap.checkSameDisks(within, '--within');
+    if (within) {
+      this.bitmap.checkSameDisks(within, '--within');
+      checkStillTracking(within.header, this.options.production.name, 'scan');
+    }
     if (!resume) return within ? () => within.runs() : undefined;
     this.bitmap.checkSameDisks(resume, '--resume');
     this.bitmap.checkSameGeneration(resume, '--resume');
@@ -338,7 +357,13 @@ class ScanRun {
       seconds: progress.seconds,
       startupSeconds: (Math.min(...outcomes.map((outcome) => outcome.begunAt)) - this.calledAt) / 1000,
       workers: this.pool.workers,
-      warnings: [...this.resumedOnTrust(), ...(this.indexes?.warnings ?? []), ...this.changedMeanwhile()],
+      warnings: [
+        ...staleMarks(this.options, this.generations),
+        ...this.resumedOnTrust(),
+        ...(this.indexes?.warnings ?? []),
+        ...this.warnings,
+        ...this.changedMeanwhile(),
+      ],
     };
   }
 
@@ -346,13 +371,12 @@ class ScanRun {
   private resumedOnTrust(): string[] {
     if (!this.options.resume) return [];
     const { production, replica } = this.options;
-    const silent = [production, replica].filter((disk) =>
-      /^(?:device|live)$/m.test(disk.generation().replaceAll(' ', '\n')),
-    );
-    return silent.map(
-      (disk) =>
-        `${disk.name}: does not tell whether it was written to since the scan that was resumed; blocks compared then are not compared again`,
-    );
+    return [production, replica]
+      .filter((disk) => vouchesForNothing(disk.generation()))
+      .map(
+        (disk) =>
+          `${disk.name}: does not tell whether it was written to since the scan that was resumed; blocks compared then are not compared again`,
+      );
   }
 
   /** A disk that is written to while it is scanned, without live marks, may differ where nothing is marked. */

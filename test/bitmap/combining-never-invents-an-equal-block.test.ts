@@ -77,15 +77,20 @@ describe('combining two bitmaps', () => {
     const size = 16 * 512;
     const a = bitmapOf(headerOf(size), [1], [1]);
     // What a combination covers was found by no one scan: no scan may resume from it.
-    expect(a.or(a).header).toEqual({ ...a.header, signature: 'none' });
+    expect(a.or(a).header).toEqual({ ...a.header, signature: 'combined' });
     const later = headerOf(size, 512, {
       signature: 'blake3',
       production: { identity: 'file:1:2', size, generation: 'g9' },
     });
     const mixed = a.or(bitmapOf(later, [2], [2]));
-    expect(mixed.header.signature).toBe('none');
+    expect(mixed.header.signature).toBe('combined');
     expect(mixed.header.production.generation).toBe('mixed');
     expect(mixed.header.replica.generation).toBe('g2');
+    // Writes of the one and of the other are writes; what is left of them, or is found with them, is not all writes.
+    const writes = bitmapOf(headerOf(size, 512, { signature: 'none' }), [1], [1]);
+    expect(writes.or(writes).header.signature).toBe('none');
+    const lacking = [writes.and(writes), writes.andNot(writes), writes.or(a), a.or(writes)];
+    expect(lacking.map(({ header }) => header.signature)).toEqual(lacking.map(() => 'combined'));
     expect(() => mixed.checkSameGeneration(mixed, 'this')).toThrow(
       expect.objectContaining({ kind: 'mismatch' }),
     );

@@ -2,6 +2,9 @@ import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { saveBitmap } from '../../src/bitmap/drift-file.ts';
+import { SyncBitmap } from '../../src/bitmap/sync-bitmap.ts';
+import { openDisk } from '../../src/disk/open.ts';
 import { buildQcow2, dataEntry } from '../disk/qcow2-builder.ts';
 import { changeByte } from '../scan/indexes.ts';
 import { sparseFile } from '../scan/pairs.ts';
@@ -76,6 +79,11 @@ describe('driftmap index', () => {
     refused([...index, '--sample', '101%'], /expected a share such as 1% or 0.01/);
     refused([...index, '--seed', '-1'], /expected a whole number/);
     refused([...index, '-b', '3K'], /power of two/);
+    const ofImage = ['--refresh', path('c-unit.sig'), '--within', `${path('c.qcow2')}:bitmap=b`];
+    refused(
+      ['index', path('c.qcow2'), '-o', path('x.sig'), '--unit', ...ofImage],
+      /speaks of virtual offsets/,
+    );
     const refresh = ['--refresh', path('a.sig'), '--within', path('a.drift'), '-b', '4K'];
     refused([...index, ...refresh], /leave --block-size out/);
     refused(['scan', path('a.raw'), path('b.raw'), '--sample', '1%'], /give one, or leave the sample out/);
@@ -87,19 +95,42 @@ describe('driftmap index', () => {
     expect(readdirSync(folder)).not.toContain('x.sig');
   });
 
-  it('refreshes by a bitmap file, and says what it trusts', () => {
+  it('refreshes by a bitmap file, and says what it trusts', async () => {
     sparseFile(path('d.raw'), new Uint8Array(size).fill(1));
     sparseFile(path('e.raw'), new Uint8Array(size).fill(1));
     driftmap(['index', path('d.raw'), '-o', path('d.sig')]);
     changeByte(path('d.raw'), 70_000);
-    // The other disk is as this one was when the index was made: a scan tells what was written.
-    driftmap(['scan', path('d.raw'), path('e.raw'), '--bitmap', path('d.drift')]);
+    const disk = await openDisk(path('d.raw'), { format: 'raw' });
+    const stamp = { identity: disk.identity, size, generation: disk.generation() };
+    const sides = { production: stamp, replica: stamp };
+    const written = new SyncBitmap({ size, blockSize: 65536, signature: 'none', ...sides });
+    written.markRange({ offset: 70_000, length: 1 });
+    written.cover({ start: 0, end: written.blocks });
+    await disk.close();
+    saveBitmap(written, path('d.drift'));
     const refresh = ['--refresh', path('d.sig'), '--within', path('d.drift'), '--sample', '100%'];
     const { status, stdout, stderr } = driftmap(['index', path('d.raw'), '-o', path('d.sig'), ...refresh]);
     expect([status, stderr]).toEqual([0, expect.stringMatching(/trusts that the bitmap marks every write/)]);
     expect(stdout).toMatch(/^kept +47 blocks of the older index; 47 of them verified$/m);
     const scanned = driftmap(['scan', path('d.raw'), path('e.raw'), '--production-index', path('d.sig')]);
     expect(scanned.stdout).toMatch(/different: 1 of 48 blocks/);
+  });
+
+  it('is not refreshed by what a scan found: a write that made the disks equal is not in it', () => {
+    const contents = new Uint8Array(size).fill(1);
+    sparseFile(path('g.raw'), contents);
+    sparseFile(path('f.raw'), contents);
+    changeByte(path('f.raw'), 70_000);
+    driftmap(['index', path('f.raw'), '-o', path('f.sig')]);
+    const old = readFileSync(path('f.sig'));
+    // Equal from here on, by a write that no comparison sees.
+    writeFileSync(path('f.raw'), contents);
+    driftmap(['scan', path('f.raw'), path('g.raw'), '--bitmap', path('f.drift')]);
+    const refresh = ['--refresh', path('f.sig'), '--within', path('f.drift')];
+    const { status, stdout, stderr } = driftmap(['index', path('f.raw'), '-o', path('f.sig'), ...refresh]);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(stderr).toMatch(/got a comparison by 'nh128', which tells nothing of what was written/);
+    expect(readFileSync(path('f.sig')).equals(old)).toBe(true);
   });
 
   it('that is stopped leaves nothing behind', async () => {

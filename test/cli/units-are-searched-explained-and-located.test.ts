@@ -46,6 +46,10 @@ describe('disks', () => {
   });
 
   it('exits 2 where a unit is not there', () => {
+    writeFileSync(path('cut.qcow2'), 'QFI\xfb', 'latin1');
+    const nothing = driftmap(['disks', path('cut.qcow2')]);
+    expect([nothing.status, nothing.stdout]).toEqual([2, 'no virtual disk found; 1 refused\n']);
+    expect(driftmap(['disks', '--json', path('cut.qcow2')]).status).toBe(2);
     const { status, stderr } = driftmap(['disks', path('gone')]);
     expect([status, stderr]).toEqual([2, expect.stringMatching(/gone: .*no such file/)]);
   });

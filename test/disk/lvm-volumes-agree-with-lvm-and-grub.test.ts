@@ -205,6 +205,19 @@ describeWith(['corpus'], 'the sample thin volume', () => {
   });
 });
 
+it('a volume that is larger than the units at hand lacks one: it is not damaged', async () => {
+  const physical = [0, 1].map((i) => ({ name: `pv${i}`, uuid: uuidOf(i), extents: 256 }));
+  const spread = [striped(0, 200, [['pv0', 0]]), striped(200, 200, [['pv1', 0]])];
+  const text = groupText({ physical, volumes: { spread } });
+  const units = [0, 1].map((i) => new BytesUnit(simpleVolume(uuidOf(i), text, (1 << 20) + 256 * 4096)));
+  const { volumes } = await readVolumeGroups([units[0]!]);
+  await expect(volumes[0]!.map()).rejects.toMatchObject({
+    kind: 'not-found',
+    message: expect.stringMatching(/volume spread: physical volume pv1 .* is on none of the units/),
+  });
+  expect((await (await readVolumeGroups(units)).volumes[0]!.map()).size).toBe(400 * 4096);
+});
+
 describe('kinds of volumes', () => {
   const physical = [{ name: 'pv0', uuid: uuidOf(0), extents: 200 }];
   const list = async (volumes: Record<string, string[]>) => {

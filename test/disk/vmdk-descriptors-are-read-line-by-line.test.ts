@@ -120,6 +120,7 @@ describe('a VMDK descriptor', () => {
     ['a negative offset', { extents: ['RW 20 FLAT "flat.raw" -1'] }, 'malformed', /an offset in sectors/],
     ['a large offset', { extents: ['RW 20 FLAT "flat.raw" 9999999999999999'] }, 'malformed', /an offset/],
     ['a size of nothing', { extents: ['RW 0 FLAT "flat.raw" 0'] }, 'malformed', /at least one sector/],
+    ['a size of 17 digits', { extents: ['RW 99999999999999999 ZERO'] }, 'malformed', /below 2\^53 bytes/],
     ['a size in letters', { extents: ['RW 2e1 FLAT "flat.raw" 0'] }, 'malformed', /at least one sector/],
     ['a size past 2^53', { extents: ['RW 9999999999999999 ZERO'] }, 'malformed', /below 2\^53/],
     [

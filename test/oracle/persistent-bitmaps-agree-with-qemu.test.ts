@@ -109,7 +109,7 @@ describeWith(['qemu-img', 'qemu-io'], 'bitmaps that QEMU keeps', () => {
     );
   }, 60_000);
 
-  it('are combined by qemu-img as it says, and a disabled one is told', async () => {
+  it('are combined by qemu-img as it says, and a disabled one is told and not scanned by', async () => {
     const image = path('merged.qcow2');
     qemuImg('create', '-q', '-f', 'qcow2', image, '8M');
     qemuImg('bitmap', '-f', 'qcow2', '--add', '-g', '65536', image, 'a');
@@ -128,6 +128,19 @@ describeWith(['qemu-img', 'qemu-io'], 'bitmaps that QEMU keeps', () => {
     ]);
     const { warnings } = await importBitmap({ image, name: 'a' });
     expect(warnings.join()).toMatch(/'a' is disabled/);
+    // It lacks the write at 3 MiB.
+    driftmap(['index', image, '-o', path('merged.sig'), '-q']);
+    driftmap(['bitmap', 'import', image, 'a', '-o', path('a.drift')]);
+    const alone = driftmap(['bitmap', 'import', image, 'b', '-o', path('b.drift')]);
+    expect(alone.stdout).toMatch(/about the image alone: for index --refresh/);
+    for (const within of [`${image}:bitmap=a`, path('a.drift')]) {
+      const refresh = ['index', image, '-o', path('merged.sig'), '--refresh', path('merged.sig')];
+      for (const command of [['scan', image, image], refresh]) {
+        const { status, stdout, stderr } = driftmap([...command, '--within', within]);
+        expect([status, stdout]).toEqual([2, '']);
+        expect(stderr).toMatch(/was disabled: it stopped recording/);
+      }
+    }
   });
 
   it('lead a scan and a refresh to all that differs, and to nothing else', async () => {
@@ -190,6 +203,10 @@ describeWith(['qemu-img', 'qemu-io'], 'bitmaps that QEMU keeps', () => {
       expect(error.message).toMatch(/this image is neither/);
     }
     await top.close();
+    qemuImg('bitmap', '-f', 'qcow2', '--add', path('top.qcow2'), 'own');
+    const { warnings } = await importBitmap({ image: path('top.qcow2'), name: 'own' });
+    expect(warnings.join()).toMatch(/has a backing file: writes to that one are not in the bitmap 'own'/);
+    expect((await importBitmap({ image, name: 'b' })).warnings).toEqual([]);
   });
 
   it('of the shorter disk leave the rest of the longer one marked', async () => {

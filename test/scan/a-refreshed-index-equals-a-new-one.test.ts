@@ -4,22 +4,24 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { DriftmapError } from '../../src/base/errors.ts';
 import { SyncBitmap } from '../../src/bitmap/sync-bitmap.ts';
+import { openDisk } from '../../src/disk/open.ts';
 import type { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { buildIndex, type IndexResult, refreshIndex } from '../../src/scan/index-build.ts';
+import { FIRST_DATA } from '../disk/qcow2-builder.ts';
 import { temporary } from '../tools.ts';
-import { openRaw } from './indexes.ts';
+import { changeByte, openRaw, writeSpec } from './indexes.ts';
 
 const folder = temporary();
 const path = (name: string) => join(folder, name);
 const size = 1024 * 512 * 3 + 123;
 
 /** A bitmap of the disk as it is now, of which nothing is marked and everything is known. */
-function bitmapOf(disk: VirtualDisk, blockSize: number): SyncBitmap {
+function bitmapOf(disk: VirtualDisk, blockSize: number, signature = 'none'): SyncBitmap {
   const stamp = { identity: disk.identity, size: disk.size, generation: disk.generation() };
   const bitmap = new SyncBitmap({
     size: disk.size,
     blockSize,
-    signature: 'none',
+    signature,
     production: stamp,
     replica: stamp,
   });
@@ -171,6 +173,47 @@ describe('a refresh is refused when', () => {
     });
     expect(error).toMatchObject({ kind: 'mismatch' });
     expect(error.message).toMatch(/take the bitmap again/);
+  });
+
+  it.each(['nh128', 'blake3', 'bytes', 'combined'])(
+    "the bitmap's marks are differences (%s), not writes",
+    async (signature) => {
+      const error = await refusal(async (_file, disk) => ({ within: bitmapOf(disk, 512, signature) }));
+      expect(error).toMatchObject({ kind: 'mismatch' });
+      expect(error.message).toMatch(/expected a bitmap that marks every write .* make the index anew/);
+    },
+  );
+
+  it('the bitmap was disabled', async () => {
+    const error = await refusal(async (_file, disk) => ({ within: bitmapOf(disk, 512, 'disabled') }));
+    expect(error).toMatchObject({ kind: 'policy' });
+    expect(error.message).toMatch(/stopped recording/);
+  });
+
+  it('a backing file was written to, of which the bitmap of the image knows nothing', async () => {
+    const fill = { fill: 1 };
+    const clusters = (['image', 'backing'] as const).map((placement) => ({ placement, ...fill }));
+    const image = writeSpec({ clusterBits: 12, shift: 0, clusters, order: 0, cut: 0 }, folder, 'chain');
+    const before = await openDisk(image);
+    const options = { of: before, path: path('chain.sig'), workers: 1 };
+    await buildIndex({ ...options, blockSize: 4096 });
+    await before.close();
+    const refresh = async () => {
+      const disk = await openDisk(image);
+      const within = bitmapOf(disk, 4096);
+      within.mark(0);
+      const made = refreshIndex({ ...options, of: disk, old: path('chain.sig'), within });
+      return made.finally(() => disk.close());
+    };
+    // A write to the image itself is the bitmap's to know.
+    changeByte(image, 2 ** 12 * FIRST_DATA);
+    expect((await refresh()).keptBlocks).toBe(1);
+    changeByte(path('chain.base'), 2 ** 12);
+    const error = await refresh().catch((thrown: DriftmapError) => thrown);
+    expect(error).toMatchObject({ kind: 'mismatch', path: path('chain.sig') });
+    expect((error as DriftmapError).message).toMatch(
+      /chain\.base, which holds a backing file of .* was written/,
+    );
   });
 
   it('the disk has another size', async () => {

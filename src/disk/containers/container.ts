@@ -29,6 +29,8 @@ export interface Volume {
   readonly places: readonly number[];
   /** @throws DriftmapError `unsupported` for a kind that is not read, `not-found` where a physical volume is missing */
   map(): Promise<ExtentMap>;
+  /** Once it is mapped: indices of the units that its map leads to or was read from (a thin pool's metadata). */
+  units(): readonly number[];
 }
 
 /** A regular file in a file system. */

@@ -58,6 +58,7 @@ function volumesOf(group: VolumeGroup, mapper: VolumeMapper, places: readonly nu
       size: volume.extents * group.extentSize,
       places,
       map: () => mapper.map(volume.name),
+      units: () => mapper.unitsOf(volume.name),
     });
   }
   return volumes;

@@ -54,6 +54,8 @@ export class VolumeMapper {
   private readonly unitsByUuid: UnitsByUuid;
   private readonly path: string;
   private readonly bytesOfUnits: ByteCount;
+  /** By the name of a volume that was mapped. */
+  private readonly read = new Map<string, readonly number[]>();
 
   /** @param path the unit whose metadata was believed, for errors */
   constructor(group: VolumeGroup, units: readonly LogicalUnit[], unitsByUuid: UnitsByUuid, path: string) {
@@ -66,7 +68,19 @@ export class VolumeMapper {
 
   /** A map over the units that were handed in, of the volume's size. */
   async map(name: string): Promise<ExtentMap> {
-    return this.mapOf(name, [], new Map());
+    const done = new Map<string, ExtentMap>();
+    const map = await this.mapOf(name, [], done);
+    const read = new Set([...done.values()].flatMap((each) => [...unitsIn(each)]));
+    this.read.set(
+      name,
+      [...read].sort((a, b) => a - b),
+    );
+    return map;
+  }
+
+  /** The units that a volume's map leads to or was read from (a thin pool's metadata), once it is there. */
+  unitsOf(name: string): readonly number[] {
+    return this.read.get(name) ?? [];
   }
 
   private async mapOf(
@@ -134,6 +148,8 @@ export class VolumeMapper {
     done: Map<string, ExtentMap>,
   ): Promise<ExtentMap> {
     const { extentSize } = this.group;
+    // First: without one of its units a volume may well be larger than the others, and is not damaged for that.
+    this.needUnits(volume);
     const placed = volume.segments.reduce((sum, { type, count }) => sum + (type === 'zero' ? 0 : count), 0);
     if (placed * extentSize > this.bytesOfUnits) {
       const reason = `volume ${volume.name} has ${placed} extents of ${extentSize} bytes on units of ${this.bytesOfUnits} bytes in all`;
@@ -151,6 +167,17 @@ export class VolumeMapper {
     const maps: (ExtentMap | null)[] = this.units.map(() => null);
     for (const name of inner.keys()) maps.push(await this.mapOf(name, trail, done));
     return compose(map, maps);
+  }
+
+  /** @throws DriftmapError `not-found` where a physical volume that a volume lies on is on none of the units */
+  private needUnits({ name, segments }: LogicalEntry): void {
+    for (const segment of segments) {
+      if (segment.type === 'zero') continue;
+      for (const area of readStripes(segment).areas) {
+        const entry = this.group.physical.get(area.name);
+        if (entry) this.unitOf(area.name, entry, `volume ${name}: `);
+      }
+    }
   }
 
   private appendAreas(builder: ExtentMapBuilder, segment: Segment, inner: Map<string, number>): void {
@@ -210,10 +237,11 @@ export class VolumeMapper {
     return { unit, place: first * extentSize };
   }
 
-  private unitOf(name: string, { uuid, missing }: PhysicalEntry): number {
+  /** @param volume for messages: the volume that needs it */
+  private unitOf(name: string, { uuid, missing }: PhysicalEntry, volume = ''): number {
     const unit = this.unitsByUuid.get(uuid);
     const dashed = `${uuid.slice(0, 6)}-${uuid.slice(6, 26).replace(/(.{4})/g, '$1-')}${uuid.slice(26)}`;
-    const which = `physical volume ${name} (${dashed})`;
+    const which = `${volume}physical volume ${name} (${dashed})`;
     if (unit === undefined) {
       const reason = `${which} is on none of the units: name the unit that it is on as well`;
       throw this.failure('not-found', reason);
@@ -284,6 +312,12 @@ export class VolumeMapper {
   private failure(kind: DriftmapError['kind'], reason: string): DriftmapError {
     return new DriftmapError(kind, `LVM2 volume group ${this.group.name}: ${reason}`, { path: this.path });
   }
+}
+
+function unitsIn(map: ExtentMap): Set<number> {
+  const found = new Set<number>();
+  for (let index = 0; index < map.count; index++) if (map.placeOf(index) >= 0) found.add(map.unitOf(index));
+  return found;
 }
 
 function appendZero(builder: ExtentMapBuilder, length: ByteCount): void {

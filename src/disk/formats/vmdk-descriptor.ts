@@ -186,9 +186,11 @@ class DescriptorParser {
       throw this.error('unsupported', at, reason);
     }
     const length = wholeNumber(sectors!) * SECTOR;
-    if (!(length > 0)) throw this.badExtent(line, at, 'a size of at least one sector');
+    const isTooLong = /^0*[1-9]\d{16,}$/.test(sectors!);
+    if (!isTooLong && !(length > 0)) throw this.badExtent(line, at, 'a size of at least one sector');
     this.size += length;
-    if (this.size > MAX_DISK_SIZE) throw this.error('malformed', at, 'expected a disk below 2^53 bytes');
+    if (isTooLong || this.size > MAX_DISK_SIZE)
+      throw this.error('malformed', at, 'expected a disk below 2^53 bytes');
     const start = this.startOf(type, offset, line, at);
     if ((quoted === undefined) !== (type === 'ZERO')) {
       throw this.badExtent(line, at, type === 'ZERO' ? 'no name' : 'a quoted name');
