@@ -16,7 +16,9 @@ function duels(seed: number, slowdown: number): DuelOfCase[][] {
       const burst = uniform() < 0.05 ? 1 + uniform() : 1;
       return slowdown * Math.exp(bias + 0.04 * normal()) * (uniform() < 0.5 ? burst : 1 / burst);
     });
-    const same = { suite: 's', baseDigest: 'd', headDigest: 'd', baseSeconds: 1, headSeconds: slowdown };
+    const work = { bytes: 1, operations: 0 };
+    const sides = { baseDigest: 'd', headDigest: 'd', baseWork: work, headWork: work };
+    const same = { suite: 's', ...sides, leastEffect: 0, baseSeconds: 1, headSeconds: slowdown };
     return [{ name: 's/case', ratios, ...same }];
   });
 }
