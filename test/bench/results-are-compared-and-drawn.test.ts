@@ -66,9 +66,9 @@ describe('a result', () => {
     const text = JSON.stringify(result);
     expect(parseResult(text, 'r.json')).toEqual(result);
     const refused = (value: unknown) => thrown(() => parseResult(JSON.stringify(value), 'r.json'));
-    expect(refused({ ...result, format: 2 })).toMatchObject({
+    expect(refused({ ...result, format: 3 })).toMatchObject({
       kind: 'unsupported',
-      message: expect.stringMatching(/^r.json: expected a bench result of format 1, got 2/),
+      message: expect.stringMatching(/^r.json: expected a bench result of format 2, got 3/),
     });
     for (const other of [
       null,
