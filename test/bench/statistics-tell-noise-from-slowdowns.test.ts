@@ -93,6 +93,42 @@ describe('the rule', () => {
     expect(caught.filter(Boolean).length).toBeGreaterThanOrEqual(95);
   });
 
+  it('tells nothing of fewer than three processes, and says so', () => {
+    const two = compareDuels(duels(1, 3).slice(0, 2));
+    expect(two.cases[0]!.verdict).toBe('unchanged');
+    expect(two.notes.join()).toMatch(/Fewer than 3 processes/);
+    expect(compareDuels(duels(1, 3).slice(0, 3)).cases[0]!.verdict).toBe('slower');
+  });
+
+  it('tells of a coarse case what is above its own least effect alone', () => {
+    const coarse = (slowdown: number) =>
+      duels(1, slowdown).map((all) => all.map((one) => ({ ...one, leastEffect: 0.25 })));
+    expect(compareDuels(coarse(1.15)).passed).toBe(true);
+    expect(compareDuels(coarse(1.5)).passed).toBe(false);
+    expect(compareDuels(coarse(1.5), { effect: 1 }).passed).toBe(true);
+  });
+
+  it('fails for a case that is gone, and not for one that is new', () => {
+    expect(compareDuels(duels(1, 1), { added: ['s/new'] }).passed).toBe(true);
+    expect(compareDuels(duels(1, 1), { removed: ['s/old'] })).toMatchObject({
+      passed: false,
+      missing: ['s/old'],
+    });
+    const named = { removed: ['s/old'], meaningChanged: ['s/old'] };
+    expect(compareDuels(duels(1, 1), named).passed).toBe(true);
+  });
+
+  it('refuses duels of nothing, and names that are no case', () => {
+    expect(() => compareDuels([[], []])).toThrow(/at least one case/);
+    expect(() => compareDuels(duels(1, 1), { meaningChanged: ['s/csae'] })).toThrow(/got 's\/csae'/);
+  });
+
+  it('takes other work for a change of meaning, in whichever process', () => {
+    const all = duels(1, 1);
+    all[5] = all[5]!.map((one) => ({ ...one, headWork: { bytes: 2, operations: 0 } }));
+    expect(compareDuels(all).cases[0]!.verdict).toBe('meaning changed');
+  });
+
   it('takes a changed digest for a failure unless it is declared', () => {
     const changed = duels(1, 1).map((all) => all.map((one) => ({ ...one, headDigest: 'e' })));
     expect(compareDuels(changed).cases[0]!.verdict).toBe('meaning changed');
