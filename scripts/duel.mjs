@@ -3,7 +3,7 @@
 // builds, it measures nothing and prints the names of each build's cases that were asked for.
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { isCoarse } from './duels.mjs';
+import { isCoarse, mayHave } from './duels.mjs';
 
 const options = JSON.parse(process.argv[2]);
 const { base, head, headFirst, suites, cases, workers, plant } = options;
@@ -45,7 +45,7 @@ async function measure() {
   // Fine cases first: what coarse ones leave behind in the process is nothing that they meet.
   for (const coarse of [false, true]) {
     const { turnMs, ratios, best, leastEffect } = coarse ? options.coarse : options.fine;
-    for (const suite of suites) {
+    for (const suite of suites.filter((name) => mayHave(name, { coarse }))) {
       if (!builds.base.suiteNames.includes(suite) || !builds.head.suiteNames.includes(suite)) continue;
       const opened = {};
       for (const which of order) opened[which] = await open(builds[which], suite);

@@ -50,6 +50,11 @@ export function isCoarse(name) {
   return coarseCases.test(name);
 }
 
+/** Whether a suite may have cases of a class: what it has none of need not be opened for it. */
+export function mayHave(suite, { coarse }) {
+  return suite === 'mapping' || isCoarse(`${suite}/`) === coarse;
+}
+
 /** Garbage is collected between turns, so that its cost meets the build that made it. */
 const flags = ['--expose-gc'];
 
