@@ -106,6 +106,7 @@ async function scanning({ name, size, data }) {
   const [production, replica] = ['production', 'replica'].map((side) => {
     const unit = createArrayImage({ size: UNIT, name: side });
     fill(unit);
+    if (side === 'replica') unit.write(0, Uint8Array.of(1, 2, 3));
     const map = sparseMap(size, pairs, UNIT);
     const parts = { format: 'qcow2', map, units: [unit], identity: `scale ${side}`, warnings: [] };
     return new MappedDisk({ name: `${side} of ${name}`, ...parts, layers: [], owned: [] });
@@ -113,9 +114,10 @@ async function scanning({ name, size, data }) {
   const scanner = createScanner();
   const seconds = [];
   for (let i = 0; i < (values.smoke ? 1 : SCANS); i++) {
-    const { bitmap, readBytes, seconds: taken } = await scanner.scan({ production, replica });
-    if (bitmap.count !== 0) throw new Error(`equal disks differ in ${bitmap.count} blocks`);
-    if (readBytes !== 2 * data) throw new Error(`${readBytes} bytes were read of ${2 * data}`);
+    const { markedBlocks, seconds: taken } = await scanner.scan({ production, replica });
+    // Each time that the units came round, their first clusters differ: the data was looked at.
+    const differing = Math.ceil(data / UNIT);
+    if (markedBlocks !== differing) throw new Error(`${markedBlocks} blocks differ, not ${differing}`);
     seconds.push(taken);
   }
   await scanner.close();
@@ -170,8 +172,13 @@ function report() {
   if (values.svg) writeFileSync(values.svg, plot(rows));
 }
 
-const planCost = (row) => (row.planSeconds * 1e3) / (row.dataBytes / 1e9);
-const scanCost = (row) => row.scanSecondsPerGB * 1e3;
+function planCost(row) {
+  return (row.planSeconds * 1e3) / (row.dataBytes / 1e9);
+}
+
+function scanCost(row) {
+  return row.scanSecondsPerGB * 1e3;
+}
 
 function line(row) {
   return [
