@@ -57,7 +57,8 @@ const folder = mkdtempSync(join(tmpdir(), 'driftmap-regress-'));
 const worktrees = [];
 process.on('exit', () => {
   for (const path of worktrees) git('worktree', 'remove', '--force', path);
-  rmSync(folder, { recursive: true, force: true });
+  // What was killed just now may still be ending.
+  rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
 });
 
 /** Names of the cases of the base's own bench, where the head's bench took its place. */
