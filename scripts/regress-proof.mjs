@@ -1,23 +1,40 @@
 // Shows that the gate works on this machine: duels a build with itself, which must not alarm, and duels it
 // with itself slowed down in one case, which must alarm for that case and for no other.
-//   node scripts/regress-proof.mjs [--runs 20] [--plant 8] [--json FILE]         (after npm run build)
+//   node scripts/regress-proof.mjs [--runs 20] [--plant 8] [--plant-coarse 50] [--json FILE]  (after npm run build)
 // Everything else is as the gate has it (scripts/duels.mjs, `standard`), or nothing would be proven.
 // Exits 0 when no A/A run alarmed and at least 95 % of the planted ones were caught, else 1.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { benchModule, copyBuild, root, runDuels } from './duels.mjs';
+import {
+  benchModule,
+  checkOutput,
+  copyBuild,
+  exitWithTrouble,
+  isCoarse,
+  positiveNumber,
+  root,
+  runDuels,
+  wholeNumber,
+} from './duels.mjs';
+
+exitWithTrouble();
 
 const { values } = parseArgs({
   options: {
     runs: { type: 'string', default: '20' },
     plant: { type: 'string', default: '8' },
+    'plant-coarse': { type: 'string', default: '50' },
     json: { type: 'string' },
   },
 });
-const runs = Number(values.runs);
-const share = Number(values.plant) / 100;
+const runs = wholeNumber(values, 'runs');
+const shares = {
+  fine: positiveNumber(values, 'plant') / 100,
+  coarse: positiveNumber(values, 'plant-coarse') / 100,
+};
+if (values.json !== undefined) checkOutput(values.json, 'json');
 
 const folder = mkdtempSync(join(tmpdir(), 'driftmap-proof-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
@@ -31,7 +48,8 @@ for (let run = 0; run < runs; run++) {
   for (const planted of [false, true]) {
     // A case that is there to be slowed down is known once a duel has been run: every case has its turn.
     const name = planted ? names[run % names.length] : undefined;
-    const duels = runDuels(base, head, { plant: planted ? { name, share } : undefined });
+    const share = isCoarse(name ?? '') ? shares.coarse : shares.fine;
+    const duels = await runDuels(base, head, { plant: planted ? { name, share } : undefined });
     names = duels[0].map((duel) => duel.name);
     const { cases } = compareDuels(duels);
     const alarms = cases.filter(({ verdict }) => verdict !== 'unchanged' && verdict !== 'faster');
@@ -56,6 +74,6 @@ const found = slowed.filter(({ caught }) => caught).length;
 const stray = slowed.filter(({ strays }) => strays.length > 0).length;
 console.log(`\nA/A: ${alarmed} of ${same.length} alarmed, ${names.length} cases each.`);
 console.log(
-  `${values.plant} % in one case: ${found} of ${slowed.length} caught; ${stray} with an alarm for another case.`,
+  `${values.plant} % (coarse: ${values['plant-coarse']} %) in one case: ${found} of ${slowed.length} caught; ${stray} with an alarm for another case.`,
 );
 process.exitCode = alarmed === 0 && found >= 0.95 * slowed.length ? 0 : 1;

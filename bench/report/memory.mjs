@@ -8,6 +8,9 @@ import { command, goal, heading, installed, root, skip, threads, timed } from '.
 
 const GiB = 2 ** 30;
 
+/** The limit is measured so often in each round: what it is is what the machine can do when it is left alone. */
+const LIMIT_RUNS = 5;
+
 /** Two 1 GiB images in shared memory; the limit is the zero test on as many threads, in turn with the scans. */
 export async function arrayImages(rounds, size = GiB) {
   heading(`Array images of ${size / GiB} GiB in shared memory, both sides counted`);
@@ -27,27 +30,28 @@ export async function arrayImages(rounds, size = GiB) {
     nh128: { signature: 'nh128' },
     blake3: { signature: 'blake3' },
   };
-  const found = Object.fromEntries(
-    Object.keys(ways).map((name) => [name, { share: [], scaling: [], rates: [] }]),
-  );
+  const found = Object.fromEntries(Object.keys(ways).map((name) => [name, { scaling: [], rates: [] }]));
   const memory = [];
   for (let round = -1; round < rounds; round++) {
     for (const [name, way] of Object.entries(ways)) {
-      const from = performance.now();
-      await limit.run();
-      const most = limit.bytes / 1e6 / (performance.now() - from);
+      for (let i = 0; i < LIMIT_RUNS; i++) {
+        const from = performance.now();
+        await limit.run();
+        if (round >= 0) memory.push(limit.bytes / 1e6 / (performance.now() - from));
+      }
       const two = await rate(scanners.two, way);
       const one = await rate(scanners.one, way);
       if (round < 0) continue;
-      memory.push(most);
-      found[name].share.push(two / most);
       found[name].scaling.push(two / one);
       found[name].rates.push(two);
     }
   }
+  // As `driftmap bench` has it: the fastest tenth.
+  const most = [...memory].sort((a, b) => b - a)[Math.floor(memory.length / 10)];
+  for (const one of Object.values(found)) one.share = one.rates.map((value) => value / most);
   const rates = (name) => `${found[name].rates.map((value) => value.toFixed(1)).join(' ')} GB/s`;
   console.log(
-    `  memory read by ${threads} threads: ${memory.map((value) => value.toFixed(0)).join(' ')} GB/s`,
+    `  memory read by ${threads} threads: ${most.toFixed(0)} GB/s (the fastest tenth of ${memory.length} runs, the slowest ${Math.min(...memory).toFixed(0)})`,
   );
   goal(`bytes of memory's rate (${rates('bytes')})`, found.bytes.share, { least: 0.85 });
   goal(`xxh3-128 of memory's rate (${rates('xxh3-128')})`, found['xxh3-128'].share, { least: 0.7 });

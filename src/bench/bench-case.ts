@@ -9,8 +9,8 @@
 import { createHash } from 'node:crypto';
 import type { ByteCount } from '../base/units.ts';
 
-/** Version of the cases' face and of result files. */
-export const benchFormat = 1;
+/** Version of the cases' face and of result files. 2: digests of kernels are of all calls of a run. */
+export const benchFormat = 2;
 
 /**
  * `full`: larger than any cache, for figures. `gate`: runs of a few milliseconds, for two builds in turn.

@@ -11,8 +11,7 @@
  * memory: a pool would be part of what is to be compared.
  */
 
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
@@ -23,6 +22,7 @@ import { loadKernels } from '../signature/kernel-builds.ts';
 import { type BenchCase, type Suite, type SuiteOptions, shortDigest } from './bench-case.ts';
 import { LimitCells, type LimitName, type LimitSetup, limitNames, slotBytesFor } from './limit-work.ts';
 import { fillRandom } from './random.ts';
+import { temporaryFolder } from './temporary-folder.ts';
 
 /** Bytes of a run of all threads together: larger than the caches. */
 const STREAM = { full: 256 * MiB, gate: 16 * MiB, smoke: 2 * MiB } as const;
@@ -72,8 +72,8 @@ async function startCrew(threads: number, stream: number): Promise<Crew> {
   // Whole pieces: threads go through their parts piece by piece.
   const share = Math.max(1, Math.floor(stream / threads / READ_PIECE)) * READ_PIECE;
   const arena = new SlotArena(threads, slotBytesFor(share));
-  const folder = mkdtempSync(join(tmpdir(), 'driftmap-limit-'));
-  const file = join(folder, 'data');
+  const folder = temporaryFolder();
+  const file = join(folder.path, 'data');
   const piece = new Uint8Array(share);
   fillRandom(piece, 11);
   writeFileSync(file, piece);
@@ -103,7 +103,7 @@ async function startCrew(threads: number, stream: number): Promise<Crew> {
     close: async () => {
       for (const worker of crew) await worker.terminate();
       closeSync(fd);
-      rmSync(folder, { recursive: true, force: true });
+      folder.remove();
     },
   };
 }

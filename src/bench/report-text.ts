@@ -4,6 +4,7 @@ import { humanSize } from '../base/units.ts';
 import type { ComparedCase, Comparison } from './compare.ts';
 import type { Machine } from './machine.ts';
 import { type BenchResult, type CaseResult, rateOf, shareOfLimit } from './run.ts';
+import { LEAST_GROUPS } from './statistics.ts';
 
 const BAR = 20;
 const EIGHTHS = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
@@ -71,11 +72,14 @@ export function changeText(ratio: number): string {
 export function describeComparison(comparison: Comparison): string {
   const { cases, notes, added, removed } = comparison;
   const width = Math.max(4, ...cases.map(({ name }) => name.length));
-  const lines = [...notes, `${'case'.padEnd(width)}  ${'time'.padStart(9)}  95 % interval         verdict`];
-  for (const { name, ratio, verdict } of cases) {
+  const lines = [
+    ...notes,
+    `${'case'.padEnd(width)}  ${'time'.padStart(9)}  95 % interval         told from  verdict`,
+  ];
+  for (const { name, ratio, effect, verdict } of cases) {
     const interval = `${changeText(ratio.low)} … ${changeText(ratio.high)}`;
     lines.push(
-      `${name.padEnd(width)}  ${changeText(ratio.estimate).padStart(9)}  ${interval.padEnd(20)}  ${verdict}`,
+      `${name.padEnd(width)}  ${changeText(ratio.estimate).padStart(9)}  ${interval.padEnd(20)}  ${percent(effect).padStart(9)}  ${verdict}`,
     );
   }
   if (added.length) lines.push(`only in head: ${added.join(', ')}`);
@@ -85,7 +89,7 @@ export function describeComparison(comparison: Comparison): string {
 }
 
 /** The verdict in one line. */
-export function summaryOf({ cases, effect, passed }: Comparison): string {
+export function summaryOf({ cases, missing, passed }: Comparison): string {
   const named = (verdict: ComparedCase['verdict']) =>
     cases.filter((one) => one.verdict === verdict).map(({ name }) => name);
   const slower = named('slower');
@@ -93,10 +97,18 @@ export function summaryOf({ cases, effect, passed }: Comparison): string {
   const faster = named('faster');
   if (passed) {
     const better = faster.length ? `; faster: ${faster.join(', ')}` : '';
-    return `No regression of ${percent(effect)} or more in ${cases.length} cases${better}.`;
+    const told = cases.filter(({ groups }) => groups >= LEAST_GROUPS);
+    if (told.length === 0) return `No case's results changed; of their speed nothing can be told.`;
+    const effects = [...new Set(told.map(({ effect }) => effect))].sort((a, b) => a - b);
+    const counted = effects.map((effect) => {
+      const count = told.filter((one) => one.effect === effect).length;
+      return `${percent(effect)} or more in ${count} ${count === 1 ? 'case' : 'cases'}`;
+    });
+    return `No regression of ${counted.join(', nor of ')}${better}.`;
   }
   const parts: string[] = [];
   if (slower.length) parts.push(`slower: ${slower.join(', ')}`);
   if (changed.length) parts.push(`other results than before: ${changed.join(', ')}`);
+  if (missing.length) parts.push(`gone, and not said to be: ${missing.join(', ')}`);
   return `REGRESSION: ${parts.join('; ')}.`;
 }

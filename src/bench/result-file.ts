@@ -1,25 +1,17 @@
 /** Result files: written by `--json`, read by comparing. What is read is checked: it may be anybody's. */
 
-import { readFileSync, statSync } from 'node:fs';
-import { DriftmapError, systemError } from '../base/errors.ts';
+import { DriftmapError } from '../base/errors.ts';
 import { MAX_BENCH_FILE_BYTES } from '../base/limits.ts';
+import { readBounded } from '../codec/atomic-file.ts';
 import { benchFormat } from './bench-case.ts';
 import type { BenchResult, CaseResult } from './run.ts';
 
-/** @throws DriftmapError `malformed` for what is no result, `unsupported` for one of another format */
+/**
+ * @throws DriftmapError `malformed` for what is no result, `unsupported` for one of another format, `argument`
+ *   for what is no regular file
+ */
 export function loadResult(path: string): BenchResult {
-  let text: string;
-  try {
-    const { size } = statSync(path);
-    if (size > MAX_BENCH_FILE_BYTES) {
-      const reason = `expected a result of at most ${MAX_BENCH_FILE_BYTES} bytes, got ${size}`;
-      throw new DriftmapError('limit', reason, { path });
-    }
-    text = readFileSync(path, 'utf8');
-  } catch (cause) {
-    throw systemError(cause, { path, operation: 'reading a bench result' });
-  }
-  return parseResult(text, path);
+  return parseResult(Buffer.from(readBounded(path, MAX_BENCH_FILE_BYTES)).toString('utf8'), path);
 }
 
 export function parseResult(text: string, path: string): BenchResult {
@@ -45,8 +37,15 @@ export function parseResult(text: string, path: string): BenchResult {
   if (!isMachine(value.machine))
     return refuse('expected a machine with its processor, cores, memory and Node');
   if (!Array.isArray(value.cases) || value.cases.length === 0) return refuse('expected a list of cases');
+  const names = new Set<string>();
   for (const one of value.cases) {
-    if (!isCase(one)) return refuse('expected of every case a name, a digest and positive seconds by round');
+    if (!isCase(one)) {
+      const expected =
+        'a name, a digest, positive seconds by round, and bytes or operations, of which one is positive';
+      return refuse(`expected of every case ${expected}`);
+    }
+    if (names.has(one.name)) return refuse(`expected cases of different names, got '${one.name}' twice`);
+    names.add(one.name);
   }
   return value as unknown as BenchResult;
 }
@@ -66,13 +65,24 @@ function isCase(value: unknown): value is CaseResult {
   if (!isRecord(value)) return false;
   const { name, suite, digest, limit, rounds } = value;
   const texts = [name, suite, digest].every((text) => typeof text === 'string');
-  const numbers = [value.bytes, value.operations, value.threads].every(Number.isFinite);
-  if (!texts || !numbers || !(limit === null || typeof limit === 'string') || !Array.isArray(rounds))
+  const { bytes, operations, threads } = value;
+  const works = isCount(bytes) && isCount(operations) && (bytes > 0 || operations > 0);
+  if (
+    !texts ||
+    !works ||
+    !isCount(threads) ||
+    !(limit === null || typeof limit === 'string') ||
+    !Array.isArray(rounds)
+  )
     return false;
   return (
     rounds.length > 0 &&
     rounds.every((round) => Array.isArray(round) && round.length > 0 && round.every(isPositive))
   );
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isFinite(value) && (value as number) >= 0;
 }
 
 function isPositive(value: unknown): boolean {

@@ -127,8 +127,8 @@ export function rateOf({ bytes, operations, rounds }: CaseResult): number {
  * machine can do when it is left alone: the fastest tenth of the runs, where others are told by their middle.
  */
 export function leastSeconds({ cases }: Pick<BenchResult, 'cases'>, one: CaseResult): number | null {
-  const limit = cases.find(({ name }) => name === one.limit);
-  if (limit === undefined) return null;
+  const limit = one.limit === null ? undefined : cases.find(({ name }) => name === one.limit);
+  if (limit === undefined || limit.bytes === 0 || one.bytes === 0) return null;
   const seconds = limit.rounds.flat().sort((a, b) => a - b);
   return (quantile(seconds, 0.1) * one.bytes) / limit.bytes;
 }

@@ -5,8 +5,7 @@
  * its first byte.
  */
 
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { exactSize, KiB, MiB } from '../base/units.ts';
 import { openDisk } from '../disk/open.ts';
@@ -17,6 +16,7 @@ import type { AlgorithmName } from '../signature/algorithm.ts';
 import type { BenchCase, Suite, SuiteOptions } from './bench-case.ts';
 import { digestOfMarks } from './bitmap-cases.ts';
 import { fillRandom, indexes } from './random.ts';
+import { temporaryFolder } from './temporary-folder.ts';
 
 const DISK = { full: 128 * MiB, gate: 16 * MiB, smoke: 2 * MiB } as const;
 const BLOCKS = { full: [4 * KiB, 64 * KiB, MiB], gate: [64 * KiB], smoke: [64 * KiB] } as const;
@@ -35,8 +35,7 @@ export async function openArrayScanSuite(options: SuiteOptions): Promise<Suite> 
 }
 
 export async function openFileScanSuite(options: SuiteOptions): Promise<Suite> {
-  const folder = mkdtempSync(join(tmpdir(), 'driftmap-bench-'));
-  const remove = () => rmSync(folder, { recursive: true, force: true });
+  const { path: folder, remove } = temporaryFolder();
   try {
     const [production, replica] = contents(DISK[options.scale]);
     writeFileSync(join(folder, 'production.raw'), production);

@@ -27,6 +27,9 @@ export interface Interval {
 const RESAMPLES = 1000;
 export const CONFIDENCE = 0.95;
 
+/** Groups below which nothing is told: of two processes, both may be the strange one. */
+export const LEAST_GROUPS = 3;
+
 export function median(values: readonly number[]): number {
   return quantile([...values].sort(ascending), 0.5);
 }

@@ -1,6 +1,9 @@
 /** `driftmap bench` and `driftmap bench compare BASE HEAD` */
 
+import { accessSync, constants, realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import type { BenchResult } from '../bench/run.ts';
 import { Exit } from './exit.ts';
 import { workersOption } from './options.ts';
@@ -50,7 +53,12 @@ export function defineBench(program: Command): void {
     .addOption(new Option('--suite <name...>', 'measure only these').choices(suites))
     .option('--filter <text>', "measure only cases whose name contains this text, such as 'nh128/64K'")
     .addOption(workersOption())
-    .option('--rounds <count>', 'every case runs in every round, in turn', numberFrom(1, 1000), 5)
+    .option(
+      '--rounds <count>',
+      'every case runs in every round, in turn; to compare takes three',
+      wholeFrom(1, 1000),
+      5,
+    )
     .option('--time <ms>', 'milliseconds for each case in each round', numberFrom(1, 600_000), 200)
     .option('--quick', 'small runs, to see that it works: the figures mean nothing')
     .option('--json <file>', 'write all samples, for comparing')
@@ -89,6 +97,7 @@ ${explainBenchExits}`,
 A case is slower when the estimate of its time is at least the effect above the base's, and its whole
 95 % interval (a bootstrap over rounds and runs) lies above the base. A case with another digest than
 before does something else than before, which counts as a regression unless --changed names it.
+With fewer than three rounds on either side nothing is told of speed.
 
 Examples:
   driftmap bench compare before.json after.json
@@ -106,7 +115,17 @@ function numberFrom(least: number, most: number): (text: string) => number {
   };
 }
 
+function wholeFrom(least: number, most: number): (text: string) => number {
+  const number = numberFrom(least, most);
+  return (text) => {
+    const value = number(text);
+    if (Number.isInteger(value)) return value;
+    throw new InvalidArgumentError(`expected a whole number from ${least} to ${most}`);
+  };
+}
+
 async function runBenchCommand(options: BenchCommandOptions): Promise<void> {
+  checkOutputs(options);
   const stop = new AbortController();
   const stopped = (signal: NodeJS.Signals) => {
     if (stop.signal.aborted) process.exit(signal === 'SIGINT' ? Exit.interrupted : Exit.terminated);
@@ -123,7 +142,7 @@ async function runBenchCommand(options: BenchCommandOptions): Promise<void> {
     scale: options.quick ? 'smoke' : 'full',
     workers: [...new Set([1, options.workers ?? defaultWorkers()])],
     filter: options.filter,
-    rounds: Math.round(options.rounds),
+    rounds: options.rounds,
     milliseconds: options.time,
     signal: stop.signal,
     onProgress: (done, total, name) => {
@@ -131,9 +150,41 @@ async function runBenchCommand(options: BenchCommandOptions): Promise<void> {
     },
   });
   if (shown) showProgress('');
-  await writeFiles(result, options);
+  // The figures first: a disk that has become full meanwhile does not take them away.
   await print(describeResult(result));
+  await writeFiles(result, options);
   process.exitCode = Exit.equal;
+}
+
+/**
+ * Minutes of measuring must not end with "no such directory".
+ * @throws DriftmapError `argument` for one file named twice or no regular file; the system's kinds for folders
+ */
+function checkOutputs({ json, html }: BenchCommandOptions): void {
+  for (const path of [json, html]) if (path !== undefined) checkOutput(path);
+  if (json === undefined || html === undefined || realPath(json) !== realPath(html)) return;
+  const reason = 'expected two files for --json and --html, got one for both';
+  throw new DriftmapError('argument', reason, { path: html });
+}
+
+function checkOutput(path: string): void {
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (there !== undefined && !there.isFile()) {
+    throw new DriftmapError('argument', 'expected a regular file to write the result to', { path });
+  }
+  try {
+    // Files are replaced by renaming: it is the folder that must let us.
+    accessSync(dirname(path), constants.W_OK);
+  } catch (cause) {
+    throw systemError(cause, { path: dirname(path), operation: 'writing the result' });
+  }
+}
+
+/** Of a file in a folder that is there. */
+function realPath(path: string): string {
+  return statSync(path, { throwIfNoEntry: false })
+    ? realpathSync(path)
+    : join(realpathSync(dirname(path)), basename(path));
 }
 
 /** One line that is written over; nothing stays of it. */

@@ -19,6 +19,7 @@ import { MAX_DISK_SIZE, MAX_EXTENTS } from '../base/limits.ts';
 import { checkWithin } from '../base/ranges.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { isPowerOfTwo } from '../base/units.ts';
+import { finishedPiece, finishInPlace, gather, LARGEST_PIECE, newPiece, type Piece } from './map-pieces.ts';
 
 /** What an extent is. Compressed kinds name their codec: one extent never spans two compressed clusters. */
 export const Kind = { unallocated: 0, zero: 1, data: 2, deflate: 3, zstd: 4, zlib: 5 } as const;
@@ -231,7 +232,8 @@ export function clip(extent: Extent, from: ByteOffset, to: ByteOffset): Extent {
  * merged again; two clusters never are.
  *
  * Extents gather in pieces of bounded size that never move, and are copied once, by `finish`: at the peak
- * there are the pieces and the finished arrays, 40 bytes an extent.
+ * there are the pieces and the finished arrays, 40 bytes an extent. Whoever knows how many there will be
+ * (`ofCount`) has them laid down where they stay, in 20 bytes each.
  */
 export class ExtentMapBuilder {
   private readonly most: number;
@@ -258,6 +260,17 @@ export class ExtentMapBuilder {
     this.most = Math.min(most, MAX_EXTENTS);
     this.piece = newPiece(Math.min(Math.max(capacity, 1), LARGEST_PIECE));
     this.pieces = [this.piece];
+  }
+
+  /**
+   * A builder for `count` extents, all of which are to come: memory for them is taken at once. More of them, or
+   * compressed ones, are welcome and copied as ever.
+   */
+  static ofCount(count: number): ExtentMapBuilder {
+    const builder = new ExtentMapBuilder(1);
+    builder.piece = finishedPiece(Math.max(1, Math.min(count, MAX_EXTENTS)));
+    builder.pieces = [builder.piece];
+    return builder;
   }
 
   /** Where the next extent must begin. */
@@ -324,6 +337,8 @@ export class ExtentMapBuilder {
     const count = this.before + this.used;
     this.pieces = [];
     this.piece = newPiece(0);
+    if (pieces.length === 1 && pieces[0]!.finished && pieces[0]!.packed === null)
+      return ExtentMap.fromHandle(finishInPlace(pieces[0]!, count, this.end));
     const starts = new Float64Array(new SharedArrayBuffer(8 * (count + 1)));
     gather(starts.subarray(0, count), pieces, 1, (piece) => piece.starts);
     starts[count] = this.end;
@@ -380,42 +395,6 @@ export class ExtentMapBuilder {
     this.used = 0;
     this.piece = newPiece(Math.min(2 * this.piece.tags.length, LARGEST_PIECE));
     this.pieces.push(this.piece);
-  }
-}
-
-/** Extents of a builder's largest piece: 5 MiB of arrays, so that little is allocated in vain. */
-const LARGEST_PIECE = 262_144;
-
-/** A part of the map being built, in its layout. */
-interface Piece {
-  starts: Float64Array;
-  places: Float64Array;
-  tags: Uint32Array;
-  packed: Uint32Array | null;
-}
-
-function newPiece(capacity: number): Piece {
-  return {
-    starts: new Float64Array(capacity),
-    places: new Float64Array(capacity),
-    tags: new Uint32Array(capacity),
-    packed: null,
-  };
-}
-
-/** Copies one array of all pieces, `width` elements an extent, into `to`; the last piece may be partly used. */
-function gather<A extends Float64Array | Uint32Array>(
-  to: A,
-  pieces: readonly Piece[],
-  width: number,
-  arrayOf: (piece: Piece) => A | null,
-): void {
-  let at = 0;
-  for (const piece of pieces) {
-    const length = Math.min(width * piece.tags.length, to.length - at);
-    const from = arrayOf(piece);
-    if (from) to.set(from.subarray(0, length), at);
-    at += length;
   }
 }
 

@@ -1,7 +1,8 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { Suite } from '../../src/bench/bench-case.ts';
 import { openSuite, type SuiteName, suiteByName, suiteNames } from '../../src/bench/suites.ts';
 import { suites as commandSuites } from '../../src/cli/bench-command.ts';
+import { Kernels } from '../../src/signature/kernels.ts';
 
 /** Runs every case twice, in turn with the others; its name and digests. */
 async function digests({ cases }: Suite): Promise<Map<string, string>> {
@@ -60,6 +61,36 @@ describe('limits', () => {
     expect(limits.length).toBeGreaterThan(10);
     for (const limit of limits) expect(names).toContain(limit);
     for (const suite of opened) await suite.close();
+  });
+});
+
+describe('the digest of a kernel', () => {
+  it('covers what every call of a run leaves, not the last one alone', async () => {
+    const suite = await openSuite('kernels', { scale: 'smoke', workers: [1] });
+    const wrong = await openSuite('kernels', { scale: 'smoke', workers: [1] });
+    const [right, other] = [suite, wrong].map(
+      ({ cases }) => cases.find(({ name }) => name === 'kernels/zero/64K')!,
+    );
+    const { zeroBlocks } = Kernels.prototype;
+    let calls = 0;
+    const spy = vi.spyOn(Kernels.prototype, 'zeroBlocks');
+    await right!.run();
+    const perRun = spy.mock.calls.length;
+    expect(perRun).toBeGreaterThan(1);
+    spy.mockImplementation(function (this: Kernels, at, block, count, flags) {
+      const found = zeroBlocks.call(this, at, block, count, flags);
+      // The first call of a run leaves something else; the last one does not.
+      const { memory } = this as unknown as { memory: WebAssembly.Memory };
+      if (calls++ % perRun === 0) new Uint8Array(memory.buffer)[flags]! ^= 1;
+      return found;
+    });
+    await other!.run();
+    const changed = other!.digest();
+    spy.mockRestore();
+    expect(right!.digest()).not.toBe(changed);
+    expect(right!.digest()).toBe(right!.digest());
+    await suite.close();
+    await wrong.close();
   });
 });
 

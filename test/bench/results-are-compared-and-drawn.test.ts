@@ -1,6 +1,7 @@
-import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { compareResults } from '../../src/bench/compare.ts';
 import { resultAsHtml } from '../../src/bench/report-html.ts';
@@ -66,9 +67,9 @@ describe('a result', () => {
     const text = JSON.stringify(result);
     expect(parseResult(text, 'r.json')).toEqual(result);
     const refused = (value: unknown) => thrown(() => parseResult(JSON.stringify(value), 'r.json'));
-    expect(refused({ ...result, format: 2 })).toMatchObject({
+    expect(refused({ ...result, format: 3 })).toMatchObject({
       kind: 'unsupported',
-      message: expect.stringMatching(/^r.json: expected a bench result of format 1, got 2/),
+      message: expect.stringMatching(/^r.json: expected a bench result of format 2, got 3/),
     });
     for (const other of [
       null,
@@ -84,6 +85,13 @@ describe('a result', () => {
       expect(refused({ ...result, cases })).toMatchObject({ kind: 'malformed' });
     }
     expect(thrown(() => parseResult('{', 'r.json'))).toMatchObject({ kind: 'malformed' });
+    const none = { bytes: 0, operations: 0 };
+    for (const work of [none, { bytes: -1, operations: 1 }, { bytes: 1, operations: -1 }]) {
+      const cases = [{ ...result.cases[0], ...work }];
+      expect(refused({ ...result, cases })).toMatchObject({ kind: 'malformed' });
+    }
+    const twice = [...result.cases, result.cases[0]];
+    expect(refused({ ...result, cases: twice })).toMatchObject({ message: expect.stringMatching(/twice/) });
   });
 });
 
@@ -117,6 +125,35 @@ describe('comparing', () => {
     expect(thrown(() => compareResults(result, { ...result, scale: 'full' }))).toMatchObject({
       kind: 'mismatch',
     });
+  });
+
+  it('refuses results without a case in common, also when they lack the limits that two machines need', () => {
+    const only = (part: string) => ({
+      ...result,
+      cases: result.cases.filter(({ name }) => name.startsWith(part)),
+    });
+    const mismatch = expect.objectContaining({ kind: 'mismatch' });
+    expect(thrown(() => compareResults(only('kernels/'), only('bitmap/')))).toEqual(mismatch);
+    // Without its limit a case of another machine is told nothing of: a limit of 1 second is made of air.
+    const other = { ...only('kernels/'), machine: { ...result.machine, cpu: 'another' } };
+    expect(thrown(() => compareResults(result, other))).toEqual(mismatch);
+  });
+
+  it('takes other work for a change of meaning, and tells nothing of two rounds', () => {
+    const changed = result.cases.map((one) =>
+      one.name === 'bitmap/or' ? { ...one, operations: one.operations * 2 } : one,
+    );
+    const found = compareResults(result, { ...result, cases: changed });
+    expect(found.cases.find(({ name }) => name === 'bitmap/or')!.verdict).toBe('meaning changed');
+    const slower = slowed(10, /^bitmap\//);
+    const short = {
+      ...slower,
+      cases: slower.cases.map((one) => ({ ...one, rounds: one.rounds.slice(0, 2) })),
+    };
+    const told = compareResults(result, short);
+    expect(told.passed).toBe(true);
+    expect(describeComparison(told)).toMatch(/Fewer than 3 rounds: nothing can be told/);
+    expect(describeComparison(told)).not.toMatch(/No regression/);
   });
 
   it('names what only one side has, and escapes names in Markdown', () => {
@@ -180,6 +217,49 @@ describe('the command', () => {
     expect(driftmap('compare', base, join(folder, 'none.json')).status).toBe(2);
     expect(driftmap('--suite', 'nothing').status).toBe(2);
   }, 30_000);
+});
+
+describe('the command, before it measures', () => {
+  it('refuses outputs that cannot be written, one file for both, and a TMPDIR that is not there', () => {
+    const [json, gone] = [join(folder, 'same.json'), join(folder, 'gone')];
+    const refused = (...args: string[]) => {
+      const { status, stdout, stderr } = driftmap('--quick', '--suite', 'bitmap', ...args);
+      expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
+      return stderr;
+    };
+    expect(refused('--json', join(gone, 'a.json'))).toMatch(/writing the result failed: no such/);
+    expect(refused('--html', folder)).toMatch(/regular file/);
+    expect(refused('--json', json, '--html', `${folder}/./same.json`)).toMatch(/one for both/);
+    expect(refused('--rounds', '2.5')).toMatch(/whole number/);
+    const line = [join(root, 'dist', 'lib', 'main.js'), 'bench', '--quick', '--suite', 'bitmap'];
+    const env = { ...process.env, TMPDIR: gone };
+    const { status, stderr } = spawnSync(process.execPath, line, { encoding: 'utf8', env });
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/gone: making a temporary folder \(TMPDIR says where\) failed: no such/);
+  }, 60_000);
+
+  it('compares regular files alone', () => {
+    const { status, stderr } = driftmap('compare', '/dev/zero', save('regular.json', result));
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/expected a regular file/);
+    const kernels = { ...result, cases: result.cases.filter(({ suite }) => suite === 'kernels') };
+    const bitmap = { ...result, cases: result.cases.filter(({ suite }) => suite === 'bitmap') };
+    expect(driftmap('compare', save('k.json', kernels), save('b.json', bitmap)).status).toBe(2);
+  }, 30_000);
+
+  it('leaves no folder behind when it is stopped twice', async () => {
+    const tmp = join(folder, 'stopped');
+    mkdirSync(tmp);
+    const line = [join(root, 'dist', 'lib', 'main.js'), 'bench', '--suite', 'file-scan'];
+    const child = spawn(process.execPath, line, { env: { ...process.env, TMPDIR: tmp } });
+    const ended = new Promise((resolve) => child.on('close', resolve));
+    while (readdirSync(tmp).length === 0) await sleep(20);
+    child.kill('SIGINT');
+    await sleep(50);
+    child.kill('SIGINT');
+    expect(await ended).toBe(130);
+    expect(readdirSync(tmp)).toEqual([]);
+  }, 60_000);
 });
 
 describe('the workflow', () => {

@@ -16,7 +16,9 @@ function duels(seed: number, slowdown: number): DuelOfCase[][] {
       const burst = uniform() < 0.05 ? 1 + uniform() : 1;
       return slowdown * Math.exp(bias + 0.04 * normal()) * (uniform() < 0.5 ? burst : 1 / burst);
     });
-    const same = { suite: 's', baseDigest: 'd', headDigest: 'd', baseSeconds: 1, headSeconds: slowdown };
+    const work = { bytes: 1, operations: 0 };
+    const sides = { baseDigest: 'd', headDigest: 'd', baseWork: work, headWork: work };
+    const same = { suite: 's', ...sides, leastEffect: 0, baseSeconds: 1, headSeconds: slowdown };
     return [{ name: 's/case', ratios, ...same }];
   });
 }
@@ -89,6 +91,42 @@ describe('the rule', () => {
   it('catches 8 % in at least 95 of 100', () => {
     const caught = Array.from({ length: 100 }, (_, i) => !compareDuels(duels(i + 1, 1.08)).passed);
     expect(caught.filter(Boolean).length).toBeGreaterThanOrEqual(95);
+  });
+
+  it('tells nothing of fewer than three processes, and says so', () => {
+    const two = compareDuels(duels(1, 3).slice(0, 2));
+    expect(two.cases[0]!.verdict).toBe('unchanged');
+    expect(two.notes.join()).toMatch(/Fewer than 3 processes/);
+    expect(compareDuels(duels(1, 3).slice(0, 3)).cases[0]!.verdict).toBe('slower');
+  });
+
+  it('tells of a coarse case what is above its own least effect alone', () => {
+    const coarse = (slowdown: number) =>
+      duels(1, slowdown).map((all) => all.map((one) => ({ ...one, leastEffect: 0.25 })));
+    expect(compareDuels(coarse(1.15)).passed).toBe(true);
+    expect(compareDuels(coarse(1.5)).passed).toBe(false);
+    expect(compareDuels(coarse(1.5), { effect: 1 }).passed).toBe(true);
+  });
+
+  it('fails for a case that is gone, and not for one that is new', () => {
+    expect(compareDuels(duels(1, 1), { added: ['s/new'] }).passed).toBe(true);
+    expect(compareDuels(duels(1, 1), { removed: ['s/old'] })).toMatchObject({
+      passed: false,
+      missing: ['s/old'],
+    });
+    const named = { removed: ['s/old'], meaningChanged: ['s/old'] };
+    expect(compareDuels(duels(1, 1), named).passed).toBe(true);
+  });
+
+  it('refuses duels of nothing, and names that are no case', () => {
+    expect(() => compareDuels([[], []])).toThrow(/at least one case/);
+    expect(() => compareDuels(duels(1, 1), { meaningChanged: ['s/csae'] })).toThrow(/got 's\/csae'/);
+  });
+
+  it('takes other work for a change of meaning, in whichever process', () => {
+    const all = duels(1, 1);
+    all[5] = all[5]!.map((one) => ({ ...one, headWork: { bytes: 2, operations: 0 } }));
+    expect(compareDuels(all).cases[0]!.verdict).toBe('meaning changed');
   });
 
   it('takes a changed digest for a failure unless it is declared', () => {
