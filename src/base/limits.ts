@@ -282,6 +282,8 @@ export const MAX_HELD_BYTES = 64 * MiB;
 export const MAX_TABLE_ENTRIES = 8_388_608;
 /** Written data between two flushes of a replica: what is sent again after a crash is at most twice this. */
 export const CHECKPOINT_BYTES = 32 * MiB;
+/** The same where both disks are here: what is written again after a crash costs no network. */
+export const LOCAL_CHECKPOINT_BYTES = 256 * MiB;
 /** Checkpoints that production does not wait for. */
 export const MAX_OPEN_CHECKPOINTS = 2;
 /** Sessions that one server holds at a time; each takes up to 300 MB. */

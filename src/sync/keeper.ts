@@ -156,8 +156,8 @@ export class StateKeeper {
     await this.options.writer.flush();
     for (const run of this.written.runs()) this.bitmap.marks.clearRun(run);
     this.written = new PagedBits(this.bitmap.blocks);
-    // Before the first write the old state is still true.
-    if (this.stored) this.save();
+    // Before the first write the old state is still true; and when nothing is left, what is stored next is the end.
+    if (this.stored && this.bitmap.count > 0) this.save();
   }
 
   /** The session is over: the replica is consistent when nothing is marked and production was not written to since. */

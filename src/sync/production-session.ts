@@ -56,6 +56,8 @@ export interface ProductionSessionOptions {
   readonly codec: Codec | null;
   readonly compression: Compression;
   readonly workers: number;
+  /** Data between two checkpoints. */
+  readonly checkpointBytes?: ByteCount | undefined;
   readonly totals: SyncTotals;
   /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
   readonly marks?: PagedBits | undefined;
@@ -378,7 +380,7 @@ export class ProductionSession {
       if (data.encoding === Encoding.zero) totals.zeroBytes += data.length;
       totals.add(data.length);
       this.unflushed += data.encoding === Encoding.zero ? 0 : data.length;
-      if (this.unflushed < CHECKPOINT_BYTES) continue;
+      if (this.unflushed < (this.options.checkpointBytes ?? CHECKPOINT_BYTES)) continue;
       this.unflushed = 0;
       await this.checkpoint(MAX_OPEN_CHECKPOINTS - 1);
     }

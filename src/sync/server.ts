@@ -19,7 +19,7 @@ import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { ReplicaSession } from './replica-session.ts';
 import { type OpenSource, openSource } from './sources.ts';
-import { openTarget } from './target.ts';
+import { canonical, openTarget } from './target.ts';
 
 /** A disk that peers may use. */
 export interface Grant {
@@ -107,7 +107,8 @@ export async function serveSession(transport: Transport, options: ServeOptions):
 
 /** A peer knows a disk by its name here, and has no need of the path behind it. */
 function hideDisk(message: string, grant: Grant | undefined, name: string): string {
-  return grant === undefined ? message : message.replaceAll(grant.disk, name);
+  if (grant === undefined) return message;
+  return message.replaceAll(canonical(grant.disk), name).replaceAll(grant.disk, name);
 }
 
 async function serveProduction(

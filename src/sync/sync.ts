@@ -6,6 +6,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
+import { LOCAL_CHECKPOINT_BYTES } from '../base/limits.ts';
 import type { BlockCount, ByteCount } from '../base/units.ts';
 import type { PagedBits } from '../bitmap/paged-bits.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
@@ -239,6 +240,7 @@ class LocalSession {
     });
     const production = new ProductionSession({
       ...{ connection: there, disk: origin.disk, open, codec: null, compression: 'never', workers, totals },
+      checkpointBytes: LOCAL_CHECKPOINT_BYTES,
       marks: origin.marks,
       live,
     });

@@ -202,7 +202,8 @@ export class Connection {
     if (this.failure === null && !this.leaving) {
       const farewell = this.send(MessageType.bye).catch(() => undefined);
       this.leaving = true;
-      await farewell;
+      // A peer that gives no credit any more does not keep us.
+      await Promise.race([farewell, new Promise((resolve) => setTimeout(resolve, 1000).unref())]);
       this.fail(this.closedError());
     }
     await new Promise<void>((resolve) => {

@@ -387,6 +387,8 @@ describe('a server', () => {
   });
 });
 
+const FUZZ_SECONDS = Number(process.env.DRIFTMAP_FUZZ_SECONDS ?? 4);
+
 describe('random messages', () => {
   /** Any message with a random payload, or one that is nearly right. */
   const randomMessage = (random: () => number): [number, Uint8Array] => {
@@ -410,27 +412,31 @@ describe('random messages', () => {
     return [type, payload];
   };
 
-  it('end a session with our error, and change nothing that is not marked', async () => {
-    const latest = performance.now() + Number(process.env.DRIFTMAP_FUZZ_SECONDS ?? 4) * 1000;
-    const first = Number(process.env.DRIFTMAP_SEED ?? 1);
-    let sessions = 0;
-    for (let seed = first; performance.now() < latest; seed++) {
-      const random = randomOf(seed);
-      const script: Script = async (peer) => {
-        if (random() < 0.4) await peer.sendControl(MessageType.compare, { what: 'first', ...keys });
-        for (let i = 0; i < 30; i++) await peer.send(...randomMessage(random));
-        peer.fail(new DriftmapError('io', 'enough'));
-      };
-      const { error, unchanged } = await againstReplica(script);
-      if (error !== undefined) expect(error, `seed ${seed}`).toBeInstanceOf(DriftmapError);
-      if (error instanceof DriftmapError)
-        expect(error.kind, `seed ${seed}: ${error.message}`).not.toBe('internal');
-      expect(unchanged, `seed ${seed}`).toBe(true);
-      const other = await againstProduction(script);
-      expect(other, `seed ${seed}`).toBeInstanceOf(DriftmapError);
-      expect((other as DriftmapError).kind, `seed ${seed}: ${other}`).not.toBe('internal');
-      sessions += 2;
-    }
-    expect(sessions).toBeGreaterThan(4);
-  });
+  it(
+    'end a session with our error, and change nothing that is not marked',
+    async () => {
+      const latest = performance.now() + FUZZ_SECONDS * 1000;
+      const first = Number(process.env.DRIFTMAP_SEED ?? 1);
+      let sessions = 0;
+      for (let seed = first; performance.now() < latest; seed++) {
+        const random = randomOf(seed);
+        const script: Script = async (peer) => {
+          if (random() < 0.4) await peer.sendControl(MessageType.compare, { what: 'first', ...keys });
+          for (let i = 0; i < 30; i++) await peer.send(...randomMessage(random));
+          peer.fail(new DriftmapError('io', 'enough'));
+        };
+        const { error, unchanged } = await againstReplica(script);
+        if (error !== undefined) expect(error, `seed ${seed}`).toBeInstanceOf(DriftmapError);
+        if (error instanceof DriftmapError)
+          expect(error.kind, `seed ${seed}: ${error.message}`).not.toBe('internal');
+        expect(unchanged, `seed ${seed}`).toBe(true);
+        const other = await againstProduction(script);
+        expect(other, `seed ${seed}`).toBeInstanceOf(DriftmapError);
+        expect((other as DriftmapError).kind, `seed ${seed}: ${other}`).not.toBe('internal');
+        sessions += 2;
+      }
+      expect(sessions).toBeGreaterThan(4);
+    },
+    (FUZZ_SECONDS + 60) * 1000,
+  );
 });

@@ -77,7 +77,7 @@ describe('a session whose processes are killed', () => {
     // How long an undisturbed run takes here and now: kills fall anywhere within it.
     writeFileSync(replica, noise(bytes.length, 99));
     const began = performance.now();
-    expect(await start(production, replica, '60M').ended).toBe(0);
+    expect(await start(production, replica, '30M').ended).toBe(0);
     const whole = performance.now() - began;
     const latest = performance.now() + budgetMs;
     const goOn = () => kills < wanted && (kills === 0 || performance.now() < latest);
@@ -89,7 +89,7 @@ describe('a session whose processes are killed', () => {
       );
       for (let done = false; !done; ) {
         writeFileSync(pids, '');
-        const run = start(production, replica, '60M');
+        const run = start(production, replica, '30M');
         const whom = Math.floor(random() * 3);
         const timer = pause(goOn() ? 100 + random() * whole : 60_000, 'late', { ref: false });
         const outcome = await Promise.race([run.ended, timer]);

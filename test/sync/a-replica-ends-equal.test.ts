@@ -57,6 +57,21 @@ describe('a replica', () => {
     expect(Buffer.compare(after, bytes)).toBe(0);
   });
 
+  it('of no bytes, or of one, is equal too', async () => {
+    for (const length of [0, 1]) {
+      for (const bySignature of [false, true]) {
+        const production = fileOf(folder, new Uint8Array(length).fill(3));
+        const replica = fileOf(folder, new Uint8Array(length));
+        const to = site.grant(`tiny-${length}`, { disk: replica });
+        const result = await sync({ production, replica: to, token: site.token, bySignature, workers });
+        expect(result.consistent).toBe(true);
+        expect(sameFiles(production, replica)).toBe(true);
+        const here = await sync({ production, replica, bySignature, workers });
+        expect(here.consistent).toBe(true);
+      }
+    }
+  });
+
   it('stays thin: zeros are holes, known or read', async () => {
     const bytes = new Uint8Array(32 * MiB);
     bytes.set(noise(1 * MiB, 2), 3 * MiB);
