@@ -75,7 +75,8 @@ export function planScan(input: PlanInput): ScanPlan {
     throw new DriftmapError('limit', reason, { operation: 'plan' });
   }
   const granules = input.todo ? granulesOfRuns(input.todo()) : granulesOfMaps(input);
-  const builder = new RangeBuilder(rangeGranules(input));
+  const most = rangeGranules(input);
+  const builder = new RangeBuilder(most, !input.todo && most * GRANULE_BLOCKS * blockSize > MAX_RANGE_BYTES);
   for (let run = granules.next(); !run.done; run = granules.next())
     builder.add(run.value.start, run.value.end);
   const { starts, counts } = builder.finish();
@@ -156,25 +157,35 @@ function* granulesOfRuns(runs: Iterable<BlockRun>): Generator<GranuleRun, undefi
   }
 }
 
-/** Cuts ascending, possibly touching runs of granules into ranges; a granule is in one range only. */
+/**
+ * Cuts ascending, possibly touching runs of granules into ranges; a granule is in one range only.
+ *
+ * Where ranges are large because the disk is huge, one takes in what lies between runs too, as far as it
+ * reaches: walking over zeros costs less than five million ranges. (Not with a `todo`, which has bits for all.)
+ */
 class RangeBuilder {
-  private starts = new Uint32Array(256);
-  private counts = new Uint32Array(256);
+  /** On shared memory from the start: a copy at the end would be the peak of a huge plan. */
+  private starts: Uint32Array = sharedWords(256);
+  private counts: Uint32Array = sharedWords(256);
   private length = 0;
   private next = 0;
   private readonly most: number;
+  private readonly bridges: boolean;
 
-  constructor(most: number) {
+  constructor(most: number, bridges: boolean) {
     this.most = most;
+    this.bridges = bridges;
   }
 
   add(start: number, end: number): void {
     let from = Math.max(start, this.next);
-    if (from < end && this.length > 0 && from === this.next) {
-      const last = this.length - 1;
-      const more = Math.min(this.most - this.counts[last]!, end - from);
-      this.counts[last]! += more;
-      from += more;
+    const last = this.length - 1;
+    if (from < end && last >= 0 && (this.bridges || from === this.next)) {
+      const reach = this.starts[last]! + this.most;
+      if (reach > from) {
+        from = Math.min(reach, end);
+        this.counts[last] = from - this.starts[last]!;
+      }
     }
     for (; from < end; from += this.most) this.push(from, Math.min(this.most, end - from));
     this.next = Math.max(this.next, end);
@@ -191,20 +202,18 @@ class RangeBuilder {
   }
 
   finish(): { starts: Uint32Array; counts: Uint32Array } {
-    return { starts: shared(this.starts, this.length), counts: shared(this.counts, this.length) };
+    return { starts: this.starts.subarray(0, this.length), counts: this.counts.subarray(0, this.length) };
   }
 }
 
-function enlarged(array: Uint32Array): Uint32Array<ArrayBuffer> {
-  const larger = new Uint32Array(array.length * 2);
+function enlarged(array: Uint32Array): Uint32Array {
+  const larger = sharedWords(array.length * 2);
   larger.set(array);
   return larger;
 }
 
-function shared(array: Uint32Array, length: number): Uint32Array {
-  const copy = new Uint32Array(new SharedArrayBuffer(length * 4));
-  copy.set(array.subarray(0, length));
-  return copy;
+function sharedWords(length: number): Uint32Array {
+  return new Uint32Array(new SharedArrayBuffer(length * 4));
 }
 
 function blocksOfRanges(starts: Uint32Array, counts: Uint32Array, diskBlocks: BlockCount): BlockCount {
@@ -222,13 +231,13 @@ function todoWords(
   starts: Uint32Array,
   counts: Uint32Array,
 ): Pick<ScanPlan, 'todo' | 'todoAt' | 'blocks'> {
-  const todoAt = shared(new Uint32Array(starts.length), starts.length);
+  const todoAt = sharedWords(starts.length);
   let words = 0;
   for (let range = 0; range < starts.length; range++) {
     todoAt[range] = words;
     words += counts[range]!;
   }
-  const todo = new Uint32Array(new SharedArrayBuffer(words * 4));
+  const todo = sharedWords(words);
   let range = 0;
   let blocks = 0;
   for (const run of runs) {
