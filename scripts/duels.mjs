@@ -40,7 +40,7 @@ export const standard = {
   workers: [1],
   processes: 7,
   fine: { ratios: 10, turnMs: 4 },
-  coarse: { ratios: 4, turnMs: 8, best: true, leastEffect: 0.25 },
+  coarse: { ratios: 3, turnMs: 5, best: true, leastEffect: 0.25 },
 };
 
 const coarseCases = /^(?:array-scan|file-scan|dispatch|bitmap|machine)\/|^mapping\/(?:build|compose|plan)$/;
