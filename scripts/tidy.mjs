@@ -17,6 +17,7 @@ export const floors = {
   disk: 3,
   scan: 4,
   bench: 5,
+  protect: 6,
   cli: 7,
 };
 

@@ -21,6 +21,9 @@ export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
 export { snapshotFile } from './lu/snapshot.ts';
 export { compose } from './mapping/compose.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
+export type { DirtyRun, NbdBitmap, NbdExport, ZeroManner } from './protect/nbd/nbd-export.ts';
+export { type NbdListen, type NbdServer, type ServeNbdOptions, serveNbd } from './protect/nbd/server.ts';
+export { diskExport, syncBitmapExport, unitExport } from './protect/nbd/unit-export.ts';
 export type { ScanProgress } from './scan/progress.ts';
 export {
   type CompareMethod,
