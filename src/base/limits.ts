@@ -239,6 +239,8 @@ export const NBD_MAX_CONNECTIONS = 100;
 export const NBD_REQUESTS_IN_FLIGHT = 256;
 /** Data of those, written or to be read: two of the largest requests; past it no further request is read. */
 export const NBD_BYTES_IN_FLIGHT = 64 * MiB;
+/** Memory that a connection keeps for its next large requests: what eight of 2 MiB in flight need. */
+export const NBD_KEPT_SLAB_BYTES = 16 * MiB;
 /** Extents of one answer to a client: at a microsecond or two each to find, other clients wait no longer than a disk takes. */
 export const NBD_EXTENTS_PER_ANSWER = 4096;
 /** Extents of one answer of a server: the specification's cap (`NBD_REPLY_TYPE_BLOCK_STATUS`). */

@@ -36,7 +36,7 @@ export interface NbdExport {
   readonly isShared?: boolean;
 
   read(offset: ByteOffset, target: Uint8Array): Completion;
-  /** `source` is the export's to keep: nobody writes to it again. */
+  /** `source` stays as it is until the write completes, and no longer: who wants to keep it copies it. */
   write(offset: ByteOffset, source: Uint8Array): Completion;
   zero(range: ByteRange, manner: ZeroManner): Completion;
   /** A hint that the range is not needed any more: what it reads as afterwards is left open. */

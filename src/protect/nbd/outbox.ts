@@ -13,6 +13,8 @@ import {
   STRUCTURED_REPLY_MAGIC,
 } from '../../lu/nbd/protocol.ts';
 
+import type { Slabs } from './slabs.ts';
+
 /** As the client sent it: 64 opaque bits. */
 export interface Cookie {
   readonly high: number;
@@ -24,6 +26,7 @@ const COPY_LIMIT = 32 * 1024;
 
 export class Outbox {
   private readonly socket: Duplex;
+  private readonly slabs: Slabs;
   /** Told of requests that are answered, and of the bytes they held. */
   private readonly onSent: (requests: number, bytes: number) => void;
   private waiting: Buffer[] = [];
@@ -31,8 +34,9 @@ export class Outbox {
   private requests = 0;
   private held = 0;
 
-  constructor(socket: Duplex, onSent: (requests: number, bytes: number) => void) {
+  constructor(socket: Duplex, slabs: Slabs, onSent: (requests: number, bytes: number) => void) {
     this.socket = socket;
+    this.slabs = slabs;
     this.onSent = onSent;
   }
 
@@ -52,7 +56,10 @@ export class Outbox {
     this.waitingBytes = 0;
     this.requests = 0;
     this.held = 0;
-    const sent = () => this.onSent(requests, held);
+    const sent = () => {
+      for (const message of waiting) this.slabs.give(message);
+      this.onSent(requests, held);
+    };
     if (!socket.writable) {
       sent();
     } else if (waiting.length === 1 || waitingBytes <= COPY_LIMIT) {

@@ -36,6 +36,7 @@ import {
   writeSimpleHeader,
 } from './outbox.ts';
 import { parseRequest, type Refusal, type Request, refusalFor, refusalOf } from './requests.ts';
+import { Slabs } from './slabs.ts';
 import { bringIntoCache } from './turns.ts';
 
 /** Data of a write on its way in: into memory of its own, or nowhere where the request is refused. */
@@ -56,6 +57,7 @@ export class Transmission {
   readonly done: Promise<DriftmapError | null>;
   private readonly agreement: Agreement;
   private readonly stream: ByteStream;
+  private readonly slabs = new Slabs();
   private readonly outbox: Outbox;
   private readonly onTrouble: TransmissionOptions['onTrouble'];
   private incoming: Incoming | null = null;
@@ -73,7 +75,9 @@ export class Transmission {
     this.agreement = agreement;
     this.stream = agreement.stream;
     this.onTrouble = onTrouble;
-    this.outbox = new Outbox(this.stream.socket, (requests, bytes) => this.release(requests, bytes));
+    this.outbox = new Outbox(this.stream.socket, this.slabs, (requests, bytes) =>
+      this.release(requests, bytes),
+    );
     this.done = new Promise((resolve) => {
       this.finish = resolve;
     });
@@ -155,7 +159,7 @@ export class Transmission {
     if (whole !== null) {
       this.begin(request, whole);
     } else {
-      const memory = refusal === null ? Buffer.allocUnsafeSlow(payload) : null;
+      const memory = refusal === null ? this.slabs.take(payload) : null;
       this.incoming = { request, payload: memory, filled: 0, refusal };
     }
     return true;
@@ -187,18 +191,17 @@ export class Transmission {
       return;
     }
     const held = payload === null ? 0 : payload.length;
+    const settle = (cause: unknown) => {
+      if (payload !== null) this.slabs.give(payload);
+      if (cause === null) this.answer(simpleReply(request.cookie, 0), held);
+      else this.fail(request, cause, held);
+    };
     try {
       const pending = this.act(request, payload);
-      if (pending) {
-        pending.then(
-          () => this.succeed(request, held),
-          (cause) => this.fail(request, cause, held),
-        );
-      } else {
-        this.succeed(request, held);
-      }
+      if (pending) pending.then(() => settle(null), settle);
+      else settle(null);
     } catch (cause) {
-      this.fail(request, cause, held);
+      settle(cause);
     }
   }
 
@@ -230,7 +233,7 @@ export class Transmission {
       return;
     }
     const before = structured ? CHUNK_HEADER_BYTES + 8 : SIMPLE_REPLY_BYTES;
-    const reply = Buffer.allocUnsafe(before + length);
+    const reply = this.slabs.take(before + length);
     const send = () => {
       if (structured) {
         const chunk = { type: Chunk.offsetData, isLast: true, length: 8 + length };
@@ -274,10 +277,6 @@ export class Transmission {
       this.outbox.add(reply, isLast, 0);
     }
     this.flushSoon();
-  }
-
-  private succeed({ cookie }: Request, held: number): void {
-    this.answer(simpleReply(cookie, 0), held);
   }
 
   private fail(request: Request, cause: unknown, held: number): void {
