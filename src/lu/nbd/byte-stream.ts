@@ -45,6 +45,8 @@ export class ByteStream {
   detach(): Duplex {
     for (const [event, listener] of this.listeners) this.socket.off(event, listener);
     this.socket.pause();
+    // Whoever has it now tells of its errors; an error that nobody listens to would end the process.
+    this.socket.on('error', () => {});
     return this.socket;
   }
 

@@ -159,3 +159,14 @@ export function lengthAndText(text: string): Buffer {
   bytes.copy(framed, 4);
   return framed;
 }
+
+/** A message of the peer's as it may be shown to people: short, on one line, without control characters. */
+export function strangersWords(text: string): string {
+  return (
+    text
+      .slice(0, 200)
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is removed
+      .replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ')
+      .trim()
+  );
+}

@@ -6,6 +6,7 @@ import { DriftmapError, systemError } from '../../base/errors.ts';
 import { NBD_HANDSHAKE_SECONDS, NBD_MAX_CONNECTIONS } from '../../base/limits.ts';
 import { ByteStream } from '../../lu/nbd/byte-stream.ts';
 import type { ServerCredentials } from '../../lu/nbd/credentials.ts';
+import { nbdUrl } from '../../lu/nbd/url.ts';
 import { checkExports } from './check-exports.ts';
 import { shakeHands } from './handshake.ts';
 import type { NbdExport } from './nbd-export.ts';
@@ -97,12 +98,9 @@ class ListeningServer implements NbdServer {
 
   uri(name: string): string {
     const { listen } = this.options;
-    const scheme = this.tls === null ? 'nbd' : 'nbds';
-    const path = encodeURIComponent(name).replaceAll('%2F', '/');
-    if ('socket' in listen)
-      return `${scheme}+unix:///${path}?socket=${encodeURIComponent(listen.socket).replaceAll('%2F', '/')}`;
-    const host = listen.host ?? 'localhost';
-    return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${this.port}/${path}`;
+    const place =
+      'socket' in listen ? listen : { host: listen.host ?? 'localhost', port: this.port ?? listen.port };
+    return nbdUrl(place, name, this.tls !== null);
   }
 
   async listen(): Promise<void> {
