@@ -10,6 +10,7 @@ import { defineDemo } from './demo-command.ts';
 import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
+import { defineExport } from './export-command.ts';
 import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineScan } from './scan-command.ts';
@@ -55,6 +56,7 @@ for (const define of [
   defineSignatures,
   defineBitmap,
   defineSnapshot,
+  defineExport,
   defineDemo,
   defineBench,
   defineInfo,
