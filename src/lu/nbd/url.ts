@@ -32,37 +32,56 @@ export interface NbdTls {
   readonly verifyPeer: boolean;
 }
 
-const scheme = /^nbds?(?:\+unix)?:\/\//;
+/** RFC 3986, section 3, as far as an NBD address has parts; `URL` of WHATWG knows no user without a host. */
+const shape =
+  /^(nbds?)(\+unix)?:\/\/(?:([^/?#@]*)@)?(\[[0-9a-fA-F:.]+\]|[^/?#@:[\]]*)(?::(\d{0,5}))?(\/[^?#]*)?(?:\?([^#]*))?$/;
 const known = ['socket', 'tls-certificates', 'tls-psk-file', 'tls-hostname', 'tls-verify-peer', 'tls-type'];
 
 export function isNbdUrl(text: string): boolean {
-  return scheme.test(text);
+  return /^nbds?(?:\+unix)?:\/\//.test(text);
 }
 
 /** @throws DriftmapError `argument` */
 export function parseNbdUrl(text: string): NbdAddress {
-  const bad = (reason: string) => new DriftmapError('argument', reason, { path: text });
-  if (!isNbdUrl(text)) throw bad('expected nbd://HOST/EXPORT, nbds://…, or nbd+unix:///EXPORT?socket=PATH');
-  let url: URL;
-  let exportName: string;
+  const bad = (reason: string, cause?: unknown) =>
+    new DriftmapError('argument', reason, { path: text, cause });
+  const match = shape.exec(text);
+  if (match === null)
+    throw bad('expected nbd://HOST[:PORT]/EXPORT, nbds://…, or nbd+unix:///EXPORT?socket=PATH');
+  const [, scheme, unix, userinfo, bracketed, digits, path, query] = match;
+  let parameters: ReadonlyMap<string, string>;
+  let [exportName, host, user] = ['', '', ''];
   try {
-    url = new URL(text);
-    exportName = decodeURIComponent(url.pathname.replace(/^\//, ''));
+    exportName = decodeURIComponent((path ?? '').slice(1));
+    host = decodeURIComponent(bracketed!.replace(/^\[(.*)\]$/, '$1'));
+    user = decodeURIComponent(userinfo ?? '');
+    parameters = readQuery(query ?? '');
   } catch (cause) {
-    throw new DriftmapError('argument', 'this is no URL', { path: text, cause });
+    throw bad('a percent sign that no two hexadecimal digits follow, or that makes no text', cause);
   }
-  for (const key of url.searchParams.keys()) {
+  for (const key of parameters.keys()) {
     if (!known.includes(key)) throw bad(`unknown parameter '${key}': expected ${known.join(', ')}`);
   }
-  const isUnix = url.protocol.endsWith('+unix:');
-  const socket = url.searchParams.get('socket');
-  if (isUnix && !socket) throw bad('expected ?socket=PATH');
-  if (!isUnix && (socket !== null || url.hostname === ''))
-    throw bad('expected a host, or nbd+unix:// for a socket');
-  const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
-  const at = { socket: socket === null ? null : absolute(socket), host, port: Number(url.port || NBD_PORT) };
-  const tls = url.protocol.startsWith('nbds') ? tlsOf(url, host, bad) : null;
+  const socket = parameters.get('socket') ?? null;
+  if (unix && !socket) throw bad('expected ?socket=PATH');
+  if (!unix && (socket !== null || host === '')) throw bad('expected a host, or nbd+unix:// for a socket');
+  const port = Number(digits || NBD_PORT);
+  if (port < 1 || port > 65535) throw bad(`expected a port up to 65535, got ${port}`);
+  const at = { socket: socket === null ? null : absolute(socket), host, port };
+  const tls = scheme === 'nbds' ? tlsOf(parameters, user || null, host, bad) : null;
   return { ...at, name: nameOf(at, exportName, tls !== null), exportName, tls };
+}
+
+/** A plus sign is a plus sign: this is no form. */
+function readQuery(query: string): Map<string, string> {
+  const pairs = query.split('&').filter((pair) => pair !== '');
+  return new Map(
+    pairs.map((pair) => {
+      const at = pair.indexOf('=');
+      const [key, value] = at < 0 ? [pair, ''] : [pair.slice(0, at), pair.slice(at + 1)];
+      return [decodeURIComponent(key), decodeURIComponent(value)];
+    }),
+  );
 }
 
 /** An abstract socket begins with a NUL and is no path. */
@@ -70,16 +89,20 @@ function absolute(socket: string): string {
   return socket.startsWith('\0') ? socket : resolve(socket);
 }
 
-function tlsOf(url: URL, host: string, bad: (reason: string) => DriftmapError): NbdTls {
-  const { searchParams: parameters } = url;
+function tlsOf(
+  parameters: ReadonlyMap<string, string>,
+  user: string | null,
+  host: string,
+  bad: (reason: string) => DriftmapError,
+): NbdTls {
   const verify = parameters.get('tls-verify-peer') ?? '1';
   if (verify !== '0' && verify !== '1') throw bad('expected tls-verify-peer=0 or 1');
-  const certificates = parameters.get('tls-certificates');
-  const pskFile = parameters.get('tls-psk-file');
+  const certificates = parameters.get('tls-certificates') ?? null;
+  const pskFile = parameters.get('tls-psk-file') ?? null;
   if (certificates !== null && pskFile !== null)
     throw bad('expected tls-certificates or tls-psk-file, got both');
   return {
-    user: url.username === '' ? null : decodeURIComponent(url.username),
+    user,
     certificates,
     pskFile,
     hostname: parameters.get('tls-hostname') ?? (host || 'localhost'),
