@@ -64,7 +64,9 @@ export class ByteStream {
     else this.serveWaiter();
     if (borrowed) this.inbox.own();
     // Who is still shaking hands takes one message at a time: the rest waits where it came from.
-    if (this.sink === null && this.inbox.length > NBD_MAX_OPTION_BYTES) this.socket.pause();
+    if (this.sink === null && this.waiter === null && this.inbox.length > NBD_MAX_OPTION_BYTES) {
+      this.socket.pause();
+    }
   }
 
   /**

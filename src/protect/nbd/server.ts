@@ -135,6 +135,10 @@ class ListeningServer implements NbdServer {
     this.cutOff();
     this.tls?.close();
     await closed;
+    // The server counts a socket as gone a moment before the socket says so itself.
+    await Promise.all(
+      [...this.sockets].map((socket) => new Promise((resolve) => socket.once('close', resolve))),
+    );
   }
 
   private cutOff(): void {

@@ -97,14 +97,26 @@ export class Transmission {
   private pump(): void {
     if (this.isPumping) return;
     this.isPumping = true;
+    // Nobody is left to be answered: what was asked, and not begun, is forgotten.
+    if (!this.stream.socket.writable) this.isStopped = true;
     while (
       !this.isStopped &&
       this.hasRoom() &&
       (this.incoming !== null ? this.takePayload() : this.takeRequest())
     );
     this.isPumping = false;
+    if (this.isStopped || (this.stream.ended && this.hasRoom())) this.abandon();
     this.outbox.flush();
     this.steer();
+  }
+
+  /** The client left in the middle of a write: nothing of it is written. */
+  private abandon(): void {
+    if (this.incoming === null) return;
+    const { request, payload } = this.incoming;
+    this.incoming = null;
+    this.requestsInFlight--;
+    if (payload !== null) this.bytesInFlight -= request.length;
   }
 
   private hasRoom(): boolean {
