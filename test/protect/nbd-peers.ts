@@ -1,7 +1,6 @@
 /** Real NBD servers and clients, and a raw client that says what no real one would. */
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -23,7 +22,7 @@ export interface Outcome {
 export function run(
   command: string,
   args: readonly string[],
-  { input = '', env = {} }: { readonly input?: string; readonly env?: Record<string, string> } = {},
+  { env = {} }: { readonly env?: Record<string, string> } = {},
 ): Promise<Outcome> {
   return new Promise((resolve) => {
     const options = { maxBuffer: 2 ** 26, timeout: 60_000, env: { ...process.env, ...env } };
@@ -31,7 +30,9 @@ export function run(
       const status = error === null ? 0 : typeof error.code === 'number' ? error.code : null;
       resolve({ status, stdout, stderr });
     });
-    child.stdin?.end(input);
+    // It has nothing to read; it may have ended already.
+    child.stdin?.on('error', () => {});
+    child.stdin?.end();
   });
 }
 
@@ -57,8 +58,13 @@ export interface Peer {
   stop(): Promise<void>;
 }
 
-/** Starts a server that listens on `socket`, and ends it after the file's tests. */
-export async function startPeer(command: string, args: readonly string[], socket: string): Promise<Peer> {
+/** Starts a server that listens on `socket`, and ends it after the file's tests. @param isReady else than by listening */
+export async function startPeer(
+  command: string,
+  args: readonly string[],
+  socket: string,
+  isReady: () => boolean | Promise<boolean> = () => accepts(socket),
+): Promise<Peer> {
   const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   let words = '';
   child.stderr.on('data', (text) => {
@@ -75,7 +81,7 @@ export async function startPeer(command: string, args: readonly string[], socket
     },
   };
   afterAll(() => peer.stop());
-  for (let tries = 0; !(existsSync(socket) && (await accepts(socket))); tries++) {
+  for (let tries = 0; !(await isReady()); tries++) {
     if (tries > 600 || child.exitCode !== null) throw new Error(`${command} does not listen: ${words}`);
     await pause(25);
   }
