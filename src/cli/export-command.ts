@@ -3,6 +3,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { DriftmapError } from '../base/errors.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { isNbdUrl } from '../lu/nbd/url.ts';
 import type { NbdBitmap, NbdExport } from '../protect/nbd/nbd-export.ts';
 import type { NbdListen } from '../protect/nbd/server.ts';
 import { Exit, warn } from './exit.ts';
@@ -131,21 +132,26 @@ async function openExport(
   }
   const bitmaps = await loadBitmaps(options.bitmap);
   const { openDisk } = await import('../disk/open.ts');
+  const { openUnit } = await import('../lu/open-unit.ts');
   const { diskExport, unitExport } = await import('../protect/nbd/unit-export.ts');
   const { format, allowOutside, readOnly = false } = options;
-  const asDisk = await openDisk(disk, { format, allowOutside });
+  // A server of another may end with its first client: one connection serves to look, and to write.
+  const remote = isNbdUrl(disk) && !readOnly ? await openUnit(disk, { write: true }) : null;
+  const asDisk = await openDisk(remote ?? disk, { format, allowOutside });
   for (const warning of asDisk.warnings) warn(warning);
   const about = { description: `${asDisk.format} disk`, bitmaps };
   if (readOnly || asDisk.format !== 'raw') {
-    if (!readOnly)
+    if (!readOnly) {
       warn(
         `${disk}: served for reading only: driftmap writes to raw disks alone (--read-only says it yourself)`,
       );
-    opened.set(name, { exported: diskExport(asDisk, about), close: () => asDisk.close() });
+    }
+    const close = () => Promise.all([asDisk.close(), remote?.close()]);
+    opened.set(name, { exported: diskExport(asDisk, about), close });
     return;
   }
   await asDisk.close();
-  const unit = await openWritable(disk);
+  const unit = remote ?? (await openWritable(disk));
   if (!unit.canWrite) warn(`${disk}: served for reading only: it cannot be written to`);
   opened.set(name, { exported: unitExport(unit, about), close: () => unit.close() });
 }

@@ -1,7 +1,7 @@
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { ByteStream } from '../../src/lu/nbd/byte-stream.ts';
 import { openNbdUnit } from '../../src/lu/nbd/nbd-unit.ts';
 import { Magic, Option, Reply, write64, writeMagic } from '../../src/lu/nbd/protocol.ts';
@@ -320,6 +320,36 @@ describe('an answer to a read', () => {
     ]) {
       expect(error).toMatchObject({ kind: 'io', message: expect.stringMatching(/closed the connection/) });
     }
+    await unit.close();
+  });
+});
+
+describe('a server that owes an answer and says nothing', () => {
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  it('is given up after two minutes, and not while it still says something', async () => {
+    const server: { stream: ByteStream | null } = { stream: null };
+    const url = await serve(async (stream) => {
+      await shake(stream);
+      await stream.take(2 * 28);
+      server.stream = stream;
+    });
+    const unit = await openNbdUnit(url);
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+    const [first, second] = [0, 512].map((offset) => failure(() => unit.read(offset, new Uint8Array(512))));
+    while (server.stream === null) await new Promise((resolve) => setImmediate(resolve));
+    vi.advanceTimersByTime(100_000);
+    server.stream.socket.write(chunk(1, data(0, 512)));
+    expect(await first).toBe(null);
+    vi.advanceTimersByTime(100_000);
+    vi.advanceTimersByTime(30_000);
+    expect(await second).toMatchObject({
+      kind: 'io',
+      message: expect.stringMatching(/said nothing for 120 s/),
+    });
+    vi.useRealTimers();
     await unit.close();
   });
 });
