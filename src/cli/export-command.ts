@@ -91,6 +91,8 @@ async function runExport(disks: string[], options: ExportCommandOptions): Promis
   const listen =
     options.socket === undefined ? (options.listen ?? { port: 10809 }) : { socket: options.socket };
   const opened = new Map<string, Opened>();
+  // From now on: whoever reads the addresses may send the signal at once.
+  const stop = stopped();
   try {
     for (const disk of disks) await openExport(disk, opened, options);
     const server = await serveNbd({
@@ -104,7 +106,7 @@ async function runExport(disks: string[], options: ExportCommandOptions): Promis
     if (!isSecure && !isLocal(listen))
       warn('everybody who can reach this address can use these disks: ask for TLS');
     for (const name of opened.keys()) await print(`${printable(server.uri(name))}\n`);
-    await stopped();
+    await stop;
     await server.close();
   } finally {
     for (const { close } of opened.values()) await close();
