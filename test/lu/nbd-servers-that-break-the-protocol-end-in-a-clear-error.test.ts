@@ -11,6 +11,11 @@ const folder = temporary();
 const SIZE = 65_536;
 let sockets = 0;
 
+const endings: (() => void)[] = [];
+afterAll(() => {
+  for (const end of endings) end();
+});
+
 /** A server whose every word is the test's. */
 async function serve(talk: (stream: ByteStream) => Promise<void>): Promise<string> {
   const path = join(folder, `s${sockets++}`);
@@ -20,7 +25,7 @@ async function serve(talk: (stream: ByteStream) => Promise<void>): Promise<strin
     talk(new ByteStream(socket, 'client')).catch(() => socket.destroy());
   });
   await new Promise<void>((resolve) => server.listen(path, resolve));
-  afterAll(() => {
+  endings.push(() => {
     for (const socket of open) socket.destroy();
     server.close();
   });

@@ -3,14 +3,14 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/units.ts';
 import { saveBitmap } from '../../src/bitmap/drift-file.ts';
 import { SyncBitmap } from '../../src/bitmap/sync-bitmap.ts';
 import { openNbdUnit } from '../../src/lu/nbd/nbd-unit.ts';
 import { driftmap } from '../cli/command.ts';
 import { describeWith, temporary } from '../tools.ts';
-import { must } from './nbd-peers.ts';
+import { endLater, must } from './nbd-peers.ts';
 
 const folder = temporary();
 const bin = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'dist', 'lib', 'main.js');
@@ -27,7 +27,7 @@ interface Running {
 /** Starts `driftmap export` and waits for as many addresses. */
 function start(args: readonly string[], count: number): Promise<Running> {
   const child = spawn(process.execPath, [bin, 'export', ...args], { env: { ...process.env, NO_COLOR: '1' } });
-  afterAll(() => child.kill('SIGKILL'));
+  endLater(child);
   let [stdout, stderr] = ['', ''];
   const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
   child.stderr.on('data', (text) => {

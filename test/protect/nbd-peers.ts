@@ -12,6 +12,17 @@ import type { NbdExport } from '../../src/protect/nbd/nbd-export.ts';
 import { type NbdServer, type ServeNbdOptions, serveNbd } from '../../src/protect/nbd/server.ts';
 import { unitExport } from '../../src/protect/nbd/unit-export.ts';
 
+/** What ends whatever was started: hooks that are registered while a test runs are not called. */
+const endings: (() => Promise<unknown>)[] = [];
+afterAll(async () => {
+  for (const end of endings.splice(0).reverse()) await end();
+});
+
+/** Ends a process that a test has started, after the file's tests. */
+export function endLater(child: ChildProcess): void {
+  endings.push(async () => child.kill('SIGKILL'));
+}
+
 export interface Outcome {
   readonly status: number | null;
   readonly stdout: string;
@@ -80,7 +91,7 @@ export async function startPeer(
       return ended;
     },
   };
-  afterAll(() => peer.stop());
+  endings.push(() => peer.stop());
   for (let tries = 0; !(await isReady()); tries++) {
     if (tries > 600 || child.exitCode !== null) throw new Error(`${command} does not listen: ${words}`);
     await pause(25);
@@ -139,7 +150,7 @@ export async function serveHere(
     troubles.push(error.message);
   };
   const server = await serveNbd({ exports, listen: { socket }, onTrouble, ...options });
-  afterAll(() => server.close());
+  endings.push(() => server.close());
   return { server, socket, troubles, url: (exportName = '') => urlOf(socket, exportName) };
 }
 
