@@ -20,6 +20,7 @@ export const floors = {
   store: 4,
   wire: 4,
   sync: 5,
+  protect: 6,
   cli: 7,
 };
 

@@ -25,9 +25,15 @@ export { type ArrayImage, type ArrayImageOptions, createArrayImage } from './lu/
 export { openFileUnit } from './lu/file-unit.ts';
 export { type Delay, delayUnit, type Fault, faultUnit, type LogEntry, logUnit } from './lu/filters.ts';
 export type { ExtentKind, LogicalUnit, UnitExtent } from './lu/logical-unit.ts';
+export { readServerCredentials, type ServerCredentials } from './lu/nbd/credentials.ts';
+export { type NbdUnit, type NbdUnitOptions, openNbdUnit } from './lu/nbd/nbd-unit.ts';
+export { openUnit } from './lu/open-unit.ts';
 export { snapshotFile } from './lu/snapshot.ts';
 export { compose } from './mapping/compose.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
+export type { DirtyRun, NbdBitmap, NbdExport, ZeroManner } from './protect/nbd/nbd-export.ts';
+export { type NbdListen, type NbdServer, type ServeNbdOptions, serveNbd } from './protect/nbd/server.ts';
+export { diskExport, syncBitmapExport, unitExport } from './protect/nbd/unit-export.ts';
 export {
   type BuildIndexOptions,
   buildIndex,

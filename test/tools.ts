@@ -100,11 +100,12 @@ function needOf(name: string): Need {
     return { title: 'the sample disks (../shared/corpus)', met: () => corpus !== null, required: true };
   }
   if (name === 'loop devices') return { title: name, met: hasLoopDevices, required: false };
+  if (name === 'FUSE') return { title: '/dev/fuse', met: () => existsSync('/dev/fuse'), required: false };
   if (name === 'mounted XFS') return { title: name, met: mountsXfs, required: false };
   return { title: name, met: () => tool(name) !== null, required: true };
 }
 
-/** `needs`: names of commands, `corpus` for the sample disks, `loop devices`, `mounted XFS`. */
+/** `needs`: names of commands, `corpus` for the sample disks, `loop devices`, `mounted XFS`, `FUSE`. */
 export function describeWith(needs: readonly string[], title: string, body: () => void): void {
   const missing = needs.map(needOf).filter((need) => !need.met());
   if (missing.length === 0) {

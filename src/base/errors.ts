@@ -92,6 +92,9 @@ function describe(reason: string, { path, offset, length }: ErrorContext): strin
 const kindOfCode: Readonly<Record<string, ErrorKind>> = {
   ENOENT: 'not-found',
   ENOTDIR: 'not-found',
+  ECONNREFUSED: 'not-found',
+  ENOTFOUND: 'not-found',
+  EHOSTUNREACH: 'not-found',
   EACCES: 'permission',
   EPERM: 'permission',
   EROFS: 'permission',
@@ -114,6 +117,9 @@ export function systemError(cause: unknown, context: ErrorContext): DriftmapErro
     EIO: 'input/output error',
     ENOSPC: 'no space left on device',
     EMFILE: 'too many open files',
+    ECONNREFUSED: 'nobody listens there',
+    ENOTFOUND: 'no such host',
+    EADDRINUSE: 'somebody listens there already',
   };
   const text = reasons[code] ?? (cause instanceof Error ? cause.message : String(cause));
   const verb = context.operation === undefined ? '' : `${context.operation} failed: `;

@@ -299,3 +299,38 @@ export const MAX_TOKEN_BYTES = 4 * KiB;
 // VDI
 /** Files of one folder among which a parent is looked for by its UUID: a header of each is read, 0.4 ms of CPU apiece. */
 export const VDI_MAX_CANDIDATES = 10_000;
+// NBD
+/** Data of one read or write: the specification's default ("Size constraints"), which every client may use unasked. */
+export const NBD_MAX_PAYLOAD = 32 * MiB;
+/** One option of the handshake: a name of 4096 bytes, and contexts by the hundred. */
+export const NBD_MAX_OPTION_BYTES = 64 * KiB;
+/** A string of the protocol: the specification's cap ("Conventions"). */
+export const NBD_MAX_TEXT_BYTES = 4096;
+/** A handshake, from the first byte to the choice of an export: what QEMU grants since strangers held its server up (CVE-2024-7409). */
+export const NBD_HANDSHAKE_SECONDS = 10;
+/** Clients of one server at a time: QEMU's cap; each may hold what the next two lines allow. */
+export const NBD_MAX_CONNECTIONS = 100;
+/** Requests of one connection that are read and not answered yet: fio and the Linux kernel go to 128. */
+export const NBD_REQUESTS_IN_FLIGHT = 256;
+/** Data of those, written or to be read: two of the largest requests; past it no further request is read. */
+export const NBD_BYTES_IN_FLIGHT = 64 * MiB;
+/** Memory that a connection keeps for its next large requests: what eight of 2 MiB in flight need. */
+export const NBD_KEPT_SLAB_BYTES = 16 * MiB;
+/** Extents of one answer to a client: at a microsecond or two each to find, other clients wait no longer than a disk takes. */
+export const NBD_EXTENTS_PER_ANSWER = 4096;
+/** Extents of one answer of a server: the specification's cap (`NBD_REPLY_TYPE_BLOCK_STATUS`). */
+export const NBD_MAX_ANSWER_EXTENTS = 2 ** 20;
+/** Zeros written, or bytes brought into a cache, before other clients have their turn. */
+export const NBD_TURN_BYTES = 4 * MiB;
+/** A read or write by the client is sent in pieces of this size, so that the server can work on several. */
+export const NBD_CLIENT_PIECE = 256 * KiB;
+/** Pieces that the client has in flight: 8 MiB, more than a fast network holds on its way. */
+export const NBD_CLIENT_IN_FLIGHT = 32;
+/** Silence of a server that owes an answer: no disk takes as long, and a server that is stopped must not hold a scan for ever. */
+export const NBD_SILENCE_SECONDS = 120;
+/** Replies to one option that the client takes: a server may list as many exports, or bitmaps. */
+export const NBD_MAX_OPTION_REPLIES = 10_000;
+/** Runs of a dirty bitmap that is read: ten million take a gigabyte; a coarser granularity says the same in fewer. */
+export const NBD_MAX_DIRTY_RUNS = 10_000_000;
+/** A file of TLS keys: certificates of a long chain, or thousands of pre-shared keys. */
+export const NBD_MAX_KEY_FILE_BYTES = 1 * MiB;

@@ -10,6 +10,7 @@ import { defineDemo } from './demo-command.ts';
 import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
+import { defineExport } from './export-command.ts';
 import { defineFailover, defineState } from './failover-command.ts';
 import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
@@ -61,6 +62,7 @@ for (const define of [
   defineIndex,
   defineBitmap,
   defineSnapshot,
+  defineExport,
   defineDemo,
   defineBench,
   defineInfo,

@@ -7,8 +7,9 @@
 import { dirname } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_CHAIN_DEPTH } from '../base/limits.ts';
-import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { isNbdUrl } from '../lu/nbd/url.ts';
+import { openUnit } from '../lu/open-unit.ts';
 import { ExtentMap } from '../mapping/extent-map.ts';
 import { overlay } from '../mapping/overlay.ts';
 import { parseAddress } from './address.ts';
@@ -137,7 +138,8 @@ export class ChainOpener {
     }
     const address = parseAddress(source);
     if (address === null) {
-      const unit = await this.openOwned(openFileUnit(source), source);
+      const unit = await this.openOwned(openUnit(source), source);
+      if (isNbdUrl(source)) return { unit, path: unit.name, home: nowhere };
       return { unit, path: source, home: hostFolder(dirname(source)) };
     }
     const place = await openPlace(address, this.owned, this.warnings);

@@ -14,8 +14,8 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { openUnit } from '../lu/open-unit.ts';
 import type { FileSystem } from './containers/container.ts';
 import { readVolumeGroups } from './containers/lvm-groups.ts';
 import { readPhysicalVolume } from './containers/lvm-label.ts';
@@ -44,7 +44,7 @@ interface Spot {
 /**
  * Yields what is found as it is found, in the order of the units. Units given together may hold one volume
  * group. Nothing is written, and nothing stays open.
- * @param paths files and block devices
+ * @param paths files, block devices and NBD URLs
  * @throws DriftmapError where a unit cannot be opened; all else is told as refused
  */
 export async function* findDisks(
@@ -53,7 +53,7 @@ export async function* findDisks(
 ): AsyncGenerator<Finding, undefined> {
   const units: LogicalUnit[] = [];
   try {
-    for (const path of new Set(paths)) units.push(openFileUnit(path));
+    for (const path of new Set(paths)) units.push(await openUnit(path));
     const generations = units.map((unit) => unit.generation());
     yield* new Search(units, options).run();
     const changed = units.filter((unit, index) => unit.generation() !== generations[index]);

@@ -2,8 +2,8 @@
 
 import { posix } from 'node:path';
 import { DriftmapError } from '../base/errors.ts';
-import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { openUnit } from '../lu/open-unit.ts';
 import { ExtentMapBuilder, Kind } from '../mapping/extent-map.ts';
 import type { Address, Step } from './address.ts';
 import type { Partition } from './containers/container.ts';
@@ -36,11 +36,12 @@ export async function openPlace(
   owned: LogicalUnit[],
   warnings: string[],
 ): Promise<OpenedPlace> {
-  const units = address.units.map((path) => {
-    const unit = openFileUnit(path);
+  const units: LogicalUnit[] = [];
+  for (const path of address.units) {
+    const unit = await openUnit(path);
     owned.push(unit);
-    return unit;
-  });
+    units.push(unit);
+  }
   const generations = units.map((unit) => unit.generation());
   const walk = new Walk(units, warnings);
   let here: Place = { unit: units[0]!, home: nowhere };

@@ -1,5 +1,5 @@
 /**
- * A logical unit is where bytes live: a file, a block device, an array image in shared memory, later an
+ * A logical unit is where bytes live: a file, a block device, an array image in shared memory, an
  * NBD export. Its verbs are those of the storage protocols (NBD, SCSI). What a unit can do is asked
  * (`canWrite`), not tried. Filters (fault, delay, log) are units that stand before another unit.
  */
@@ -84,6 +84,13 @@ export type UnitHandle =
       readonly identity: string;
       readonly banks: readonly WebAssembly.Memory[];
       readonly bankBytes: ByteCount;
+    }
+  | {
+      /** A connection belongs to its thread: every other one makes its own. */
+      readonly kind: 'nbd';
+      readonly url: string;
+      readonly size: ByteCount;
+      readonly canWrite: boolean;
     }
   | {
       readonly kind: 'filter';

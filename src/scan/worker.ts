@@ -5,6 +5,7 @@
 
 import type { DriftmapError } from '../base/errors.ts';
 import { attachDisk } from '../disk/attach.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { IndexedComparer } from './indexed-comparer.ts';
 import { RangeComparer } from './range-comparer.ts';
@@ -19,10 +20,11 @@ interface Comparer extends ComparedRange {
 
 export default async function work(task: ScanTask): Promise<TaskOutcome> {
   const reporter = new RangeReporter(task.plan, task.reports);
+  const disks: VirtualDisk[] = [];
   let begunAt = Number.POSITIVE_INFINITY;
   let error: DriftmapError | null = null;
   try {
-    const comparer = await makeReady(task);
+    const comparer = await makeReady(task, disks);
     begunAt = performance.timeOrigin + performance.now();
     await pullRanges(task, comparer, reporter);
   } catch (cause) {
@@ -30,13 +32,18 @@ export default async function work(task: ScanTask): Promise<TaskOutcome> {
     Atomics.store(task.control, Control.stop, 1);
   }
   reporter.flush();
+  await letGo(disks);
   return { reports: reporter.posted, begunAt, error: error?.toPlain() ?? null };
 }
 
-async function makeReady(task: ScanTask): Promise<Comparer> {
+/** @param disks where what is attached is told, for whoever closes it */
+async function makeReady(task: ScanTask, disks: VirtualDisk[]): Promise<Comparer> {
   const { control, plan, compare, key, modules, slot } = task;
-  const production = new Side(attachDisk(task.production));
-  const replica = new Side(attachDisk(task.replica));
+  const [production, replica] = [task.production, task.replica].map((handle) => {
+    const disk = attachDisk(handle);
+    disks.push(disk);
+    return new Side(disk);
+  }) as [Side, Side];
   const algorithm = algorithmByName(task.algorithm);
   const stopped = () => Atomics.load(control, Control.stop) !== 0;
   const setup = { plan, compare, algorithm, key, modules, slot, stopped, production, replica };
@@ -53,4 +60,9 @@ async function pullRanges(
     if (range >= plan.starts.length || !(await comparer.compare(range))) return;
     reporter.add(range, comparer);
   }
+}
+
+/** Nothing is lost when a connection does not end in peace: the answers are there. */
+async function letGo(disks: readonly VirtualDisk[]): Promise<void> {
+  for (const disk of disks) await Promise.resolve(disk.close()).catch(() => undefined);
 }
