@@ -16,6 +16,7 @@ export const floors = {
   bitmap: 2,
   disk: 3,
   scan: 4,
+  journal: 4,
   bench: 5,
   cli: 7,
 };

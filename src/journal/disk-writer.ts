@@ -1,0 +1,67 @@
+/**
+ * Writes runs of a disk in ascending order: runs that adjoin become one write, and a disk that waits is given
+ * several at a time.
+ */
+
+import type { ByteCount, ByteOffset } from '../base/units.ts';
+import { MiB } from '../base/units.ts';
+import type { LogicalUnit } from '../lu/logical-unit.ts';
+
+/** The largest write. */
+const PIECE = 1 * MiB;
+
+export class DiskWriter {
+  written: ByteCount = 0;
+  private readonly disk: LogicalUnit;
+  private readonly most: number;
+  private piece = Buffer.allocUnsafeSlow(PIECE);
+  private start: ByteOffset = 0;
+  private used: ByteCount = 0;
+  private waits: Promise<unknown>[] = [];
+
+  /** @param most writes that wait at one time */
+  constructor(disk: LogicalUnit, most: number) {
+    this.disk = disk;
+    this.most = most;
+  }
+
+  /** Memory to be filled with bytes from `offset` on, at most `length` of them, before the next call. */
+  async room(offset: ByteOffset, length: ByteCount): Promise<Uint8Array> {
+    if (offset !== this.start + this.used || this.used === PIECE) {
+      await this.put();
+      this.start = offset;
+    }
+    const from = this.used;
+    this.used = Math.min(PIECE, from + length);
+    return this.piece.subarray(from, this.used);
+  }
+
+  async zero(start: ByteOffset, end: ByteOffset): Promise<undefined> {
+    await this.put();
+    await this.disk.zero({ offset: start, length: end - start });
+  }
+
+  async finish(): Promise<undefined> {
+    await this.put();
+    await this.settle();
+  }
+
+  private async put(): Promise<undefined> {
+    if (this.used === 0) return;
+    const wait = this.disk.write(this.start, this.piece.subarray(0, this.used));
+    this.written += this.used;
+    this.used = 0;
+    if (!wait) return;
+    this.waits.push(wait);
+    // The piece belongs to the write until it is done.
+    this.piece = Buffer.allocUnsafeSlow(PIECE);
+    if (this.waits.length >= this.most) await this.settle();
+  }
+
+  /** Waits for all, also when one fails: nothing of ours may be written after the error is told. */
+  private async settle(): Promise<undefined> {
+    const results = await Promise.allSettled(this.waits);
+    this.waits = [];
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
+}
