@@ -157,7 +157,7 @@ export class Core {
   }
 
   /** Says durably where the disks stand. */
-  savePosition(low: Sequence = this.low, high: Sequence = this.high): void {
+  savePosition(low: Sequence = this.low, high: Sequence = this.high, cut: Sequence | null = null): void {
     const time = this.timeOf(low);
     savePosition(this.place.folder, {
       low,
@@ -166,6 +166,7 @@ export class Core {
       durableUndo: this.undo.last,
       time,
       suspended: this.suspendedAt(low),
+      cut,
     });
     this.lowTime = time;
   }
@@ -189,6 +190,14 @@ export class Core {
     return { next, time: this.timeOf(next - 1), suspended: this.suspendedAt(next - 1) };
   }
 
+  /** Removes all records after `sequence` for good; once begun, a crash does not stop it. Nothing may be staged. */
+  async cutAfter(sequence: Sequence): Promise<undefined> {
+    this.savePosition(this.low, this.high, sequence);
+    await this.undo.cutAfter(sequence);
+    await this.redo.cutAfter(sequence);
+    this.savePosition();
+  }
+
   /**
    * Whether new data that the disks may have is lost, so that nothing can follow it: until the disks are rolled to
    * one of the points that are left.
@@ -205,10 +214,7 @@ export class Core {
     const { redo, undo } = this;
     if (this.isStuck) return;
     const last = Math.max(this.forward, this.high);
-    if (undo.last > last) {
-      await undo.cutAfter(last);
-      this.savePosition();
-    }
+    if (undo.last > last) await this.cutAfter(last);
     if (redo.next > last && redo.first <= last + 1) return;
     const beginning = this.beginningAt(last + 1);
     if (redo.segments.length === 0) redo.beginAt(beginning);

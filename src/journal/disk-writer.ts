@@ -52,6 +52,8 @@ export class DiskWriter {
     this.written += this.used;
     this.used = 0;
     if (!wait) return;
+    // One that fails before it is waited for must not end the process.
+    wait.catch(() => undefined);
     this.waits.push(wait);
     // The piece belongs to the write until it is done.
     this.piece = Buffer.allocUnsafeSlow(PIECE);

@@ -334,7 +334,7 @@ export class Journal {
   promote(): Promise<Point> {
     return this.exclusive(async () => {
       const { core } = this;
-      const { redo, undo, low } = core;
+      const { redo, low } = core;
       await redo.settled();
       const later = [...core.held.values()].some((point) => point > low);
       if (!core.isClean || later || redo.failure !== null) {
@@ -345,11 +345,8 @@ export class Journal {
             : 'expected a journal that has not failed: recover it first';
         throw new DriftmapError('policy', reason, { path: this.path });
       }
-      await undo.cutAfter(low);
-      core.savePosition();
-      await redo.cutAfter(low);
+      await core.cutAfter(low);
       await core.settle();
-      core.savePosition();
       return { sequence: low, time: core.timeOf(low) };
     });
   }

@@ -72,7 +72,7 @@ export async function createJournal(
     });
   }
   const time = clockOf(options)();
-  savePosition(folder, { low: 0, high: 0, durableDo: 0, durableUndo: 0, time, suspended: false });
+  savePosition(folder, { low: 0, high: 0, durableDo: 0, durableUndo: 0, time, suspended: false, cut: null });
   // Last: a folder without it is no journal.
   saveGroup(folder, description);
   return openJournal(folder, options);
@@ -117,14 +117,17 @@ async function openCore(folder: JournalFolder, write: boolean, warn: (line: stri
   if (write) {
     for (const name of folder.list()) if (name.endsWith(UNFINISHED)) folder.remove(name);
   }
-  const { low, time, suspended, durableDo, durableUndo } = position;
+  const { low, time, suspended, cut } = position;
+  const durableDo = Math.min(position.durableDo, cut ?? position.durableDo);
+  const durableUndo = Math.min(position.durableUndo, cut ?? position.durableUndo);
   const sizes = group.disks.map(({ size }) => size);
   const place: Place = { folder, journal: group.journal, sizes, segmentBytes: group.segmentBytes };
   const beginning = { next: low + 1, time, suspended };
   const undo = await openStream(place, 'undo', { durable: durableUndo, write, beginning, warn });
   const redo = await openStream(place, 'do', { durable: durableDo, write, beginning, warn });
-  // A roll forwards says where it goes by the overwritten data that it appends.
-  const high = undo.last > durableUndo ? Math.max(undo.last, position.high) : position.high;
+  // A roll forwards says where it goes by the overwritten data that it appends; a cut is not made in the middle of one.
+  const grown = cut === null && undo.last > durableUndo;
+  const high = grown ? Math.max(undo.last, position.high) : position.high;
   const core = new Core(place, group, redo, undo, { ...position, high });
   if (redo.segments.length > 0 && redo.first > low + 1) {
     const reason = `the new data of sequences ${low + 1} to ${redo.first - 1} is missing: put back its files`;
@@ -134,6 +137,7 @@ async function openCore(folder: JournalFolder, write: boolean, warn: (line: stri
     warn(`${folder.path}: no point can be rolled to any more; synchronize the replica anew`);
   }
   if (!write) return core;
+  if (cut !== null) await core.cutAfter(cut);
   await core.settle();
   if (high !== position.high || undo.last < durableUndo || redo.last < durableDo) core.savePosition();
   return core;

@@ -22,7 +22,7 @@ import {
   RecordKind,
   type Sequence,
 } from './record.ts';
-import { readSeal } from './seal.ts';
+import { readMaps, readSeal } from './seal.ts';
 import {
   malformed,
   newSegment,
@@ -121,7 +121,8 @@ async function openSegment(
       if (recovery.write) removeSegment(place, meta.path, data.path);
       return null;
     }
-    if (readSeal(segment, meta)) {
+    const sealed = isLast ? isWhollySealed(place, segment, meta) : readSeal(segment, meta);
+    if (sealed) {
       if (data.size() >= segment.dataEnd) return segment;
       throw malformed(
         `expected ${segment.dataEnd} bytes of data, got ${data.size()}`,
@@ -137,6 +138,22 @@ async function openSegment(
   } finally {
     meta.close();
     data.close();
+  }
+}
+
+/**
+ * Whether the last segment has its whole seal. It may have been cut off by a crash, in any part; then the segment is
+ * read record by record, as one without a seal: there is nothing in a seal that the records do not tell.
+ */
+function isWhollySealed(place: Place, segment: Segment, meta: JournalFile): boolean {
+  try {
+    if (!readSeal(segment, meta)) return false;
+    readMaps(segment, segment.seal!, meta, place.sizes);
+    return true;
+  } catch (error) {
+    if (!(error instanceof DriftmapError) || error.kind !== 'malformed') throw error;
+    segment.unseal();
+    return false;
   }
 }
 

@@ -209,6 +209,16 @@ export class Segment {
     return this.live;
   }
 
+  /** Forgets what a seal said that is not whole. */
+  unseal(): void {
+    this.seal = null;
+    this.count = 0;
+    this.dataEnd = HEADER_BYTES;
+    this.metaEnd = HEADER_BYTES;
+    this.notables = [];
+    this.suspendedAfter = this.suspendedBefore;
+  }
+
   /** Forgets what was staged and never became durable. */
   forgetStaged(): void {
     if (this.table !== null) this.table.count = this.count;

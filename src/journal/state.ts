@@ -61,6 +61,8 @@ export interface Position {
   readonly time: Time;
   /** Whether the group is suspended at `low`. */
   readonly suspended: boolean;
+  /** Everything after this is being removed for good; null otherwise. */
+  readonly cut: Sequence | null;
 }
 
 /** @throws DriftmapError `argument` for disks or sizes that cannot be, `policy` when a journal is there, `io` … */
@@ -134,11 +136,10 @@ export function savePosition(folder: JournalFolder, position: Position): void {
 export function loadPosition(folder: JournalFolder): Position {
   const path = `${folder.path}/${POSITION_FILE}`;
   const numbers = ['low', 'high', 'durableDo', 'durableUndo', 'time'] as const;
-  const fields = load(folder, POSITION_FILE, positionFormat, [...numbers, 'suspended']);
-  const whole = numbers.every((name) => {
-    const value = fields[name];
-    return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
-  });
+  const fields = load(folder, POSITION_FILE, positionFormat, [...numbers, 'suspended', 'cut']);
+  const isCount = (value: unknown) => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+  const whole =
+    numbers.every((name) => isCount(fields[name])) && (fields.cut === null || isCount(fields.cut));
   if (!whole || typeof fields.suspended !== 'boolean') throw malformedFields(path);
   const position = fields as unknown as Position;
   if (position.low > position.high) throw malformedFields(path);

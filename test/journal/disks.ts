@@ -3,6 +3,7 @@
 import type { Journal, JournalWrite } from '../../src/journal/journal.ts';
 import { createArrayImage } from '../../src/lu/array-image.ts';
 import type { LogicalUnit } from '../../src/lu/logical-unit.ts';
+import { SimDisk } from './sim-folder.ts';
 
 export const names = ['system', 'data'] as const;
 
@@ -17,6 +18,7 @@ export function memoryDisks(shapes: readonly Shape[]): Map<string, LogicalUnit> 
 }
 
 export function contents(unit: LogicalUnit): Uint8Array {
+  if (unit instanceof SimDisk) return unit.bytes;
   const bytes = new Uint8Array(unit.size);
   unit.read(0, bytes);
   return bytes;
