@@ -4,17 +4,18 @@
  */
 
 import type { ByteCount, ByteOffset } from '../base/units.ts';
-import { MiB } from '../base/units.ts';
+import { KiB, MiB } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 
-/** The largest write. */
+/** The largest write, and the memory that is taken at first. */
 const PIECE = 1 * MiB;
+const FIRST_PIECE = 16 * KiB;
 
 export class DiskWriter {
   written: ByteCount = 0;
   private readonly disk: LogicalUnit;
   private readonly most: number;
-  private piece = Buffer.allocUnsafeSlow(PIECE);
+  private piece = Buffer.allocUnsafeSlow(FIRST_PIECE);
   private start: ByteOffset = 0;
   private used: ByteCount = 0;
   private waits: Promise<unknown>[] = [];
@@ -32,8 +33,14 @@ export class DiskWriter {
       this.start = offset;
     }
     const from = this.used;
-    this.used = Math.min(PIECE, from + length);
-    return this.piece.subarray(from, this.used);
+    const to = Math.min(PIECE, from + length);
+    if (to > this.piece.length) {
+      const larger = Buffer.allocUnsafeSlow(Math.min(PIECE, Math.max(to, 4 * this.piece.length)));
+      larger.set(this.piece.subarray(0, from));
+      this.piece = larger;
+    }
+    this.used = to;
+    return this.piece.subarray(from, to);
   }
 
   async zero(start: ByteOffset, end: ByteOffset): Promise<undefined> {
@@ -56,7 +63,7 @@ export class DiskWriter {
     wait.catch(() => undefined);
     this.waits.push(wait);
     // The piece belongs to the write until it is done.
-    this.piece = Buffer.allocUnsafeSlow(PIECE);
+    this.piece = Buffer.allocUnsafeSlow(this.piece.length);
     if (this.waits.length >= this.most) await this.settle();
   }
 
