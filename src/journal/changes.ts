@@ -20,10 +20,9 @@ export function* changedRanges(
     const reason = `expected two points of ${oldest} to ${newest}, got ${from} to ${to}`;
     throw new DriftmapError('not-found', reason, { path: core.path });
   }
-  for (const { stream, segment } of core.history(from, to)) {
+  for (const { stream, segment, first, last } of core.history(from, to)) {
     const table = stream.readers.of(segment).records();
-    const end = Math.min(segment.last, to) - segment.first;
-    for (let i = Math.max(0, from + 1 - segment.first); i <= end; i++) {
+    for (let i = first - segment.first; i <= last - segment.first; i++) {
       if (!isWrite(table.kinds[i]!) || table.disks[i] !== disk) continue;
       yield { offset: table.offsets[i]!, length: table.lengths[i]! };
     }

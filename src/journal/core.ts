@@ -26,6 +26,14 @@ export interface Reach {
   readonly to: Sequence;
 }
 
+/** Records `[first, last]` of a segment. */
+export interface Part {
+  readonly stream: Stream;
+  readonly segment: Segment;
+  readonly first: Sequence;
+  readonly last: Sequence;
+}
+
 export class Core {
   readonly place: Place;
   readonly group: Group;
@@ -141,17 +149,18 @@ export class Core {
   }
 
   /**
-   * Segments that cover `(from, to]`: of overwritten data as far as there is some, of new data beyond. So each
-   * sequence is met once.
+   * The records of `(from, to]`, each once, in parts of segments: of overwritten data as far as there is some, of new
+   * data beyond.
    */
-  *history(from: Sequence, to: Sequence): Generator<{ stream: Stream; segment: Segment }, undefined> {
+  *history(from: Sequence, to: Sequence): Generator<Part, undefined> {
     let at = from;
     for (const stream of [this.undo, this.redo]) {
       for (let i = Math.max(0, stream.indexOf(at + 1)); i < stream.segments.length && at < to; i++) {
         const segment = stream.segments[i]!;
         if (segment.last <= at || segment.first > to) continue;
-        yield { stream, segment };
-        at = segment.last;
+        const end = Math.min(segment.last, to);
+        yield { stream, segment, first: Math.max(at + 1, segment.first), last: end };
+        at = end;
       }
     }
   }

@@ -4,10 +4,9 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import type { Core } from './core.ts';
+import type { Core, Part } from './core.ts';
 import { FLAG_APPLICATION, isWrite, RecordKind, type Sequence, type Time } from './record.ts';
-import type { Notable, Segment } from './segment.ts';
-import type { Stream } from './stream.ts';
+import type { Notable } from './segment.ts';
 
 export interface Point {
   readonly sequence: Sequence;
@@ -209,26 +208,20 @@ function consistent(core: Core, { ranges }: Points, sequence: Sequence): Point {
 /** The last sequence of `[from, to]` at which the clock read no more than `time`; null where there is none. */
 function lastAtOrBefore(core: Core, time: Time, from: Sequence, to: Sequence): Sequence | null {
   const parts = [...core.history(from, to)];
-  for (const { stream, segment } of parts.reverse()) {
-    const found = lastIn(
-      stream,
-      segment,
-      time,
-      Math.max(from + 1, segment.first),
-      Math.min(to, segment.last),
-    );
+  for (const part of parts.reverse()) {
+    const found = lastIn(part, time);
     if (found !== null) return found;
   }
   return core.timeOf(from) <= time ? from : null;
 }
 
-function lastIn(stream: Stream, segment: Segment, time: Time, from: Sequence, to: Sequence): Sequence | null {
-  const { times, first, last } = segment;
+function lastIn({ stream, segment, first, last }: Part, time: Time): Sequence | null {
+  const { times } = segment;
   if (times.min > time) return null;
-  if (times.max <= time && to === last) return last;
+  if (times.max <= time) return last;
   const table = stream.readers.of(segment).records();
-  for (let sequence = to; sequence >= from; sequence--) {
-    if (table.times[sequence - first]! <= time) return sequence;
+  for (let sequence = last; sequence >= first; sequence--) {
+    if (table.times[sequence - segment.first]! <= time) return sequence;
   }
   return null;
 }
