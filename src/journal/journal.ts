@@ -360,6 +360,9 @@ export class Journal {
     await redo.commit().catch(() => undefined);
     await redo.settled();
     await undo.settled();
+    // What a failed flush left must not pass for durable at the next opening.
+    for (const stream of [redo, undo])
+      if (stream.failure !== null) await stream.rewind().catch(() => undefined);
     try {
       if (this.lock !== null && redo.failure === null && undo.failure === null) this.core.savePosition();
     } finally {

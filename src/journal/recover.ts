@@ -226,12 +226,11 @@ async function readTail(
     recovery.warn(`${meta.path}: cut off after it was durable; sequences ${lost} are lost`);
   }
   if (!recovery.write) return;
-  if (meta.size() > metaEnd || data.size() > dataEnd) {
-    meta.truncate(metaEnd);
-    await meta.sync();
-    data.truncate(dataEnd);
-    await data.sync();
-  }
+  if (meta.size() > metaEnd) meta.truncate(metaEnd);
+  if (data.size() > dataEnd) data.truncate(dataEnd);
+  // A writer that was killed may not have flushed what is whole here: from now on it counts as durable.
+  await meta.sync();
+  await data.sync();
 }
 
 /** Tells damage from a torn tail: throws for damage. */
