@@ -136,7 +136,9 @@ export class PointReader {
       const segment = redo.segments[i]!;
       if (segment.first > point || segment.count === 0) continue;
       if (segment.last <= low) break;
-      layers.push({ stream: redo, segment, part: segment.last > point ? this.partOf(segment, null) : null });
+      // The active one grows past the point.
+      const isPart = segment.last > point || segment.seal === null;
+      layers.push({ stream: redo, segment, part: isPart ? this.partOf(segment, null) : null });
     }
     for (const segment of this.parts.keys()) {
       if (!layers.some((layer) => layer.segment === segment)) this.parts.delete(segment);
