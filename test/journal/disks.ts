@@ -89,17 +89,7 @@ export async function viewDifference(
   return null;
 }
 
-/** A generator of numbers that a seed decides (mulberry32). */
-export function randomOf(seed: number): (below: number) => number {
-  let state = seed >>> 0;
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * below);
-  };
-}
+export { randomOf } from './sequence-writes.mjs';
 
 /** A write that is unlike all others. */
 export function randomWrite(
