@@ -10,6 +10,8 @@ import type { LogicalUnit } from '../lu/logical-unit.ts';
 /** The largest write, and the memory that is taken at first. */
 const PIECE = 1 * MiB;
 const FIRST_PIECE = 16 * KiB;
+/** Zeros from so many on are made by a hole; making a smaller one takes longer than writing it. */
+const PUNCHED = 256 * KiB;
 
 export class DiskWriter {
   written: ByteCount = 0;
@@ -26,7 +28,7 @@ export class DiskWriter {
     this.most = most;
   }
 
-  /** Memory to be filled with bytes from `offset` on, at most `length` of them, before the next call. */
+  /** Memory to be filled with bytes from `offset` on before the next call: `length` of them, fewer where the piece ends. */
   async room(offset: ByteOffset, length: ByteCount): Promise<Uint8Array> {
     if (offset !== this.start + this.used || this.used === PIECE) {
       await this.put();
@@ -44,6 +46,14 @@ export class DiskWriter {
   }
 
   async zero(start: ByteOffset, end: ByteOffset): Promise<undefined> {
+    if (end - start < PUNCHED) {
+      for (let at = start; at < end; ) {
+        const target = await this.room(at, end - at);
+        target.fill(0);
+        at += target.length;
+      }
+      return;
+    }
     await this.put();
     await this.disk.zero({ offset: start, length: end - start });
   }

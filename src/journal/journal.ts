@@ -329,20 +329,20 @@ export class Journal {
 
   /**
    * The point that the disks are at becomes the newest: all points after it are gone, and what is appended from now
-   * on follows it. @throws DriftmapError `policy` while views read later points, or writes wait to be made durable
+   * on follows it. @throws DriftmapError `policy` while views read later points or a roll is unfinished; whatever made the
+   * journal fail
    */
   promote(): Promise<Point> {
     return this.exclusive(async () => {
       const { core } = this;
       const { redo, low } = core;
       await redo.settled();
+      if (redo.failure !== null) throw redo.failure;
       const later = [...core.held.values()].some((point) => point > low);
-      if (!core.isClean || later || redo.failure !== null) {
-        const reason = !core.isClean
-          ? 'expected disks at one point: finish the roll first'
-          : later
-            ? 'views read points after this one: close them first'
-            : 'expected a journal that has not failed: recover it first';
+      if (!core.isClean || later) {
+        const reason = later
+          ? 'views read points after this one: close them first'
+          : 'expected disks at one point: finish the roll first';
         throw new DriftmapError('policy', reason, { path: this.path });
       }
       await core.cutAfter(low);

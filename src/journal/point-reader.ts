@@ -45,7 +45,8 @@ export class PointReader {
   readonly point: Sequence;
   private readonly core: Core;
   private layers: readonly Layer[] = [];
-  private shapes = '';
+  /** What the layers were made for. */
+  private known = { undo: -1, redo: -1, low: -1 };
   private readonly parts = new Map<Segment, Part>();
 
   constructor(core: Core, point: Sequence) {
@@ -118,9 +119,9 @@ export class PointReader {
   /** In the order in which they are asked. */
   private currentLayers(): readonly Layer[] {
     const { undo, redo, low } = this.core;
-    const shapes = `${undo.shape} ${redo.shape} ${low}`;
-    if (shapes === this.shapes) return this.layers;
-    this.shapes = shapes;
+    const { known } = this;
+    if (known.undo === undo.shape && known.redo === redo.shape && known.low === low) return this.layers;
+    this.known = { undo: undo.shape, redo: redo.shape, low };
     const { point } = this;
     const layers: Layer[] = [];
     for (const segment of undo.segments) {

@@ -1,5 +1,5 @@
 /**
- * Reading segments: records, maps and data, kept in memory up to a bound, least recently used first out. Data is
+ * Reading segments: records, maps and data, kept in memory up to a bound; what was not used lately goes first. Data is
  * checked against its checksum when a record of it is first touched; which records were is kept as bits.
  */
 
@@ -18,6 +18,8 @@ const FRAME_GRANULE = FRAME_BYTES;
 const TABLE_BYTES_PER_RECORD = 39;
 
 export class SegmentReader {
+  /** Whether it was asked for since the cache looked at it last. */
+  used = true;
   private readonly place: Place;
   private readonly segment: Segment;
   private file: JournalFile | null = null;
@@ -146,7 +148,6 @@ function loadTable(place: Place, segment: Segment): RecordTable {
 export class ReaderCache {
   private readonly place: Place;
   private readonly most: ByteCount;
-  /** In order of use, the latest last. */
   private readonly readers = new Map<Segment, SegmentReader>();
   /** Files are few however small the segments are. */
   private readonly mostOpen = 256;
@@ -162,10 +163,9 @@ export class ReaderCache {
     if (reader === undefined) {
       this.trim();
       reader = new SegmentReader(this.place, segment);
-    } else {
-      this.readers.delete(segment);
+      this.readers.set(segment, reader);
     }
-    this.readers.set(segment, reader);
+    reader.used = true;
     return reader;
   }
 
@@ -179,14 +179,21 @@ export class ReaderCache {
     this.readers.clear();
   }
 
+  /** Gives up readers that were not used since they were looked at last, then others, until there is room. */
   private trim(): void {
     let sum = 0;
     for (const reader of this.readers.values()) sum += reader.weight;
-    for (const [segment, reader] of this.readers) {
-      if (sum <= this.most && this.readers.size < this.mostOpen) return;
-      sum -= reader.weight;
-      reader.close();
-      this.readers.delete(segment);
+    for (let round = 0; round < 2; round++) {
+      for (const [segment, reader] of this.readers) {
+        if (sum <= this.most && this.readers.size < this.mostOpen) return;
+        if (reader.used) {
+          reader.used = false;
+          continue;
+        }
+        sum -= reader.weight;
+        reader.close();
+        this.readers.delete(segment);
+      }
     }
   }
 }
