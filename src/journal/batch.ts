@@ -5,8 +5,13 @@ import type { Notable, Segment } from './segment.ts';
 
 /** Bytes that grow at the end. */
 export class Sink {
-  bytes: Uint8Array = new Uint8Array(0);
+  bytes: Uint8Array;
   length = 0;
+
+  /** @param memory to be used, as long as it lasts */
+  constructor(memory: Uint8Array = new Uint8Array(0)) {
+    this.bytes = memory;
+  }
 
   /** Room for `count` more; returns where it begins. */
   take(count: ByteCount): number {
@@ -35,12 +40,17 @@ export interface Batch {
 }
 
 /** Where an empty batch begins: after all that is written and staged. */
-export function newBatch(segment: Segment, dataAt: ByteOffset, metaAt: ByteOffset): Batch {
+export function newBatch(
+  segment: Segment,
+  dataAt: ByteOffset,
+  metaAt: ByteOffset,
+  memory: Uint8Array | undefined,
+): Batch {
   return {
     segment,
     dataAt,
     metaAt,
-    data: new Sink(),
+    data: new Sink(memory),
     meta: new Sink(),
     notables: [],
     records: 0,

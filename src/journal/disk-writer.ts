@@ -7,6 +7,8 @@ import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { KiB, MiB } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 
+/** Reads or writes of a disk that waits, at one time. */
+export const IN_FLIGHT = 64;
 /** The largest write, and the memory that is taken at first. */
 const PIECE = 1 * MiB;
 const FIRST_PIECE = 16 * KiB;
@@ -16,16 +18,13 @@ const PUNCHED = 256 * KiB;
 export class DiskWriter {
   written: ByteCount = 0;
   private readonly disk: LogicalUnit;
-  private readonly most: number;
   private piece = Buffer.allocUnsafeSlow(FIRST_PIECE);
   private start: ByteOffset = 0;
   private used: ByteCount = 0;
   private waits: Promise<unknown>[] = [];
 
-  /** @param most writes that wait at one time */
-  constructor(disk: LogicalUnit, most: number) {
+  constructor(disk: LogicalUnit) {
     this.disk = disk;
-    this.most = most;
   }
 
   /** Memory to be filled with bytes from `offset` on before the next call: `length` of them, fewer where the piece ends. */
@@ -74,7 +73,7 @@ export class DiskWriter {
     this.waits.push(wait);
     // The piece belongs to the write until it is done.
     this.piece = Buffer.allocUnsafeSlow(this.piece.length);
-    if (this.waits.length >= this.most) await this.settle();
+    if (this.waits.length >= IN_FLIGHT) await this.settle();
   }
 
   /** Waits for all, also when one fails: nothing of ours may be written after the error is told. */

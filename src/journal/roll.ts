@@ -13,18 +13,17 @@
  */
 
 import { assert, DriftmapError } from '../base/errors.ts';
-import { JOURNAL_BATCH_BYTES, JOURNAL_BATCH_RECORDS, JOURNAL_FLUSH_BYTES } from '../base/limits.ts';
+import { JOURNAL_FLUSH_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
-import { checksum } from '../codec/checksum.ts';
-import type { Completion, LogicalUnit } from '../lu/logical-unit.ts';
+import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { Core } from './core.ts';
 import { DiskWriter } from './disk-writer.ts';
 import { type IntervalMap, type Intervals, ZEROS } from './interval-map.ts';
 import { mirror } from './mirror.ts';
-import { FRAME_BYTES, isWrite, RecordKind, type Sequence } from './record.ts';
-import { mapRecords, type RecordTable, type Segment } from './segment.ts';
-import type { Entry } from './stream.ts';
-import { isZero } from './zeros.ts';
+import { keepOverwritten } from './overwritten.ts';
+import type { Sequence } from './record.ts';
+import { type Memory, type Round, readRound, Scratch } from './round.ts';
+import { mapRecords, type Segment } from './segment.ts';
 
 /** Nothing of the disk is written between these when a roll is told to stop. */
 export interface RollOptions {
@@ -74,11 +73,12 @@ async function forwards(
   const target = to;
   let at = from;
   let unflushed = 0;
+  const memory: Memory = { data: new Scratch(), before: new Scratch() };
   while (at < target) {
     checkSignal(signal);
-    const round = readRound(core, at, target);
+    const round = readRound(core, { at, to: target }, memory);
     if (at >= core.undo.last) {
-      await keepOverwritten(core, disks, round);
+      await keepOverwritten(core, disks, round, memory.before);
       core.high = Math.max(core.high, round.to);
     }
     await writeRound(disks, round);
@@ -104,150 +104,6 @@ function advance(core: Core, at: Sequence): void {
   if (clean) core.high = at;
 }
 
-/** Some consecutive records of one segment and their data. */
-interface Round {
-  readonly segment: Segment;
-  readonly table: RecordTable;
-  /** Indexes in the table. */
-  readonly start: number;
-  readonly end: number;
-  /** Sequence of the last. */
-  readonly to: Sequence;
-  /** Their frames, as they lie in the data file from `base` on. */
-  readonly data: Uint8Array;
-  readonly base: ByteOffset;
-}
-
-/** The next records after `at`, up to `to`; on one side of the end of the UNDO direction. */
-function readRound(core: Core, at: Sequence, to: Sequence): Round {
-  const { redo, undo } = core;
-  const segment = redo.segments[redo.indexOf(at + 1)];
-  assert(segment !== undefined, `new data of sequence ${at + 1} is there`);
-  const reader = redo.readers.of(segment);
-  const table = reader.records();
-  const last = Math.min(to, segment.last, at < undo.last ? undo.last : to);
-  const start = at + 1 - segment.first;
-  let end = start;
-  let base = 0;
-  let dataEnd = 0;
-  let sum = 0;
-  while (end <= last - segment.first && end - start < JOURNAL_BATCH_RECORDS) {
-    const length = table.lengths[end]!;
-    if (end > start && sum + length > JOURNAL_BATCH_BYTES) break;
-    if (table.kinds[end] === RecordKind.data) {
-      const position = table.positions[end]!;
-      // A file that was made anew by a roll backwards may have holes.
-      if (dataEnd > 0 && position + FRAME_BYTES + length - base > 2 * JOURNAL_BATCH_BYTES) break;
-      if (dataEnd === 0) base = position;
-      dataEnd = position + FRAME_BYTES + length;
-    }
-    sum += length;
-    end++;
-  }
-  const data = Buffer.allocUnsafeSlow(dataEnd - base);
-  reader.raw(base, data);
-  const round = { segment, table, start, end, to: segment.first + end - 1, data, base };
-  for (let i = start; i < end; i++) {
-    if (table.kinds[i] !== RecordKind.data) continue;
-    if (checksum(dataOf(round, i)) !== table.crcs[i]) {
-      throw reader.damaged(table.positions[i]!, table.lengths[i]!);
-    }
-  }
-  return round;
-}
-
-function dataOf({ table, data, base }: Round, i: number): Uint8Array {
-  const from = table.positions[i]! - base + FRAME_BYTES;
-  return data.subarray(from, from + table.lengths[i]!);
-}
-
-/** Appends to the UNDO direction what the records of a round overwrite, and makes it durable. */
-async function keepOverwritten(core: Core, disks: readonly LogicalUnit[], round: Round): Promise<undefined> {
-  const { table, start, end, segment } = round;
-  const { undo } = core;
-  const first = segment.first + start;
-  if (undo.next !== first) await undo.restart(core.beginningAt(first));
-  const before = await readBefore(disks, round);
-  const notables = new Map(segment.notables.map(({ record }) => [record.sequence, record]));
-  for (let i = start; i < end; i++) {
-    const sequence = segment.first + i;
-    const kind = table.kinds[i] as RecordKind;
-    const mark = notables.get(sequence);
-    const bytes = before[i - start] ?? null;
-    const entry: Entry = {
-      kind: !isWrite(kind) ? kind : bytes === null ? RecordKind.zero : RecordKind.data,
-      flags: mark?.flags ?? 0,
-      disk: table.disks[i]!,
-      sequence,
-      time: table.times[i]!,
-      offset: table.offsets[i]!,
-      length: table.lengths[i]!,
-      bytes,
-      text: mark?.text ?? '',
-    };
-    undo.stage(entry);
-  }
-  await undo.commit();
-}
-
-/**
- * What the bytes of each record were before it: the disk's, and over them what earlier records of the same round
- * put there. Null for marks and where all were zeros.
- */
-async function readBefore(disks: readonly LogicalUnit[], round: Round): Promise<(Uint8Array | null)[]> {
-  const { table, start, end } = round;
-  const before: (Uint8Array | null)[] = [];
-  let waits: Promise<unknown>[] = [];
-  for (let i = start; i < end; i++) {
-    if (!isWrite(table.kinds[i]!)) {
-      before.push(null);
-      continue;
-    }
-    const disk = disks[table.disks[i]!]!;
-    const range = { offset: table.offsets[i]!, length: table.lengths[i]! };
-    if (table.kinds[i] === RecordKind.zero && (await isHole(disk, range))) {
-      before.push(new Uint8Array(range.length));
-      continue;
-    }
-    const bytes = new Uint8Array(range.length);
-    before.push(bytes);
-    const pending: Completion = disk.read(range.offset, bytes);
-    if (pending) waits.push(handled(pending));
-    if (waits.length < IN_FLIGHT) continue;
-    await Promise.all(waits);
-    waits = [];
-  }
-  await Promise.all(waits);
-  const maps = new Map<number, IntervalMap>();
-  for (let i = start; i < end; i++) {
-    const bytes = before[i - start];
-    if (!bytes) continue;
-    const offset = table.offsets[i]!;
-    maps.get(table.disks[i]!)?.each(offset, offset + bytes.length, (from, to, place) => {
-      const target = bytes.subarray(from - offset, to - offset);
-      if (place === ZEROS) target.fill(0);
-      else target.set(round.data.subarray(place - round.base, place - round.base + target.length));
-    });
-    mapRecords(table, i, i + 1, 'do', maps);
-    if (isZero(bytes)) before[i - start] = null;
-  }
-  return before;
-}
-
-/** A promise that is awaited later: one that is rejected before does not end the process. */
-function handled(pending: Promise<undefined>): Promise<undefined> {
-  pending.catch(() => undefined);
-  return pending;
-}
-
-/** Reads and writes of a disk that waits, at one time. */
-const IN_FLIGHT = 64;
-
-async function isHole(disk: LogicalUnit, range: { offset: number; length: number }): Promise<boolean> {
-  const [extent] = await disk.extents(range, 1);
-  return extent !== undefined && extent.kind !== 'data' && extent.length === range.length;
-}
-
 async function writeRound(disks: readonly LogicalUnit[], round: Round): Promise<undefined> {
   const maps = new Map<number, IntervalMap>();
   mapRecords(round.table, round.start, round.end, 'do', maps);
@@ -267,7 +123,7 @@ async function writeIntervals(disk: LogicalUnit, intervals: Intervals, fetch: Fe
   intervals.each(0, disk.size, (start, end, place, head) => {
     found.push(start, end, place, head);
   });
-  const writer = new DiskWriter(disk, IN_FLIGHT);
+  const writer = new DiskWriter(disk);
   for (let i = 0; i < found.length; i += 4) {
     const [start, end, place, head] = [found[i]!, found[i + 1]!, found[i + 2]!, found[i + 3]!];
     const wait = place === ZEROS ? writer.zero(start, end) : null;

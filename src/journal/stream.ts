@@ -10,7 +10,12 @@
  */
 
 import { assert, DriftmapError, systemError } from '../base/errors.ts';
-import { JOURNAL_MAX_SEGMENTS, JOURNAL_SEGMENT_META_BYTES, JOURNAL_SEGMENT_RECORDS } from '../base/limits.ts';
+import {
+  JOURNAL_BATCH_BYTES,
+  JOURNAL_MAX_SEGMENTS,
+  JOURNAL_SEGMENT_META_BYTES,
+  JOURNAL_SEGMENT_RECORDS,
+} from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import { type Batch, newBatch } from './batch.ts';
@@ -51,6 +56,10 @@ export interface Beginning {
   readonly suspended: boolean;
 }
 
+/** One is being filled while another is written. */
+const SPARES = 2;
+const NO_TEXT = new Uint8Array(0);
+
 interface Files {
   readonly segment: Segment;
   readonly data: JournalFile;
@@ -73,6 +82,8 @@ export class Stream {
   private waiting: Promise<undefined> | null = null;
   private broken: DriftmapError | null = null;
   private stagedSum = 0;
+  /** Memory of batches that were written: fresh memory costs more than what is copied into it. */
+  private spare: Uint8Array[] = [];
 
   constructor(place: Place, direction: Direction, segments: Segment[], beginning: Beginning) {
     this.place = place;
@@ -140,7 +151,7 @@ export class Stream {
     assert(this.broken === null, 'nothing is staged after a failure');
     assert(entry.sequence === this.next, `expected sequence ${this.next}, got ${entry.sequence}`);
     const { kind, flags, disk, sequence, time, offset, length, bytes } = entry;
-    const text = new TextEncoder().encode(entry.text);
+    const text = entry.text === '' ? NO_TEXT : new TextEncoder().encode(entry.text);
     const timeBefore = this.lastTime;
     const batch = this.batchFor();
     const { segment } = batch;
@@ -336,7 +347,7 @@ export class Stream {
   }
 
   private add(segment: Segment, dataAt: ByteOffset, metaAt: ByteOffset): Batch {
-    const batch = newBatch(segment, dataAt, metaAt);
+    const batch = newBatch(segment, dataAt, metaAt, this.spare.pop());
     this.pending.push(batch);
     return batch;
   }
@@ -352,6 +363,10 @@ export class Stream {
       this.fail(systemError(cause, { path: this.place.folder.path, operation: 'write' }));
       throw this.broken!;
     } finally {
+      for (const { data } of this.inFlight) {
+        if (data.bytes.length <= JOURNAL_BATCH_BYTES && this.spare.length < SPARES)
+          this.spare.push(data.bytes);
+      }
       this.inFlight = [];
     }
   }
