@@ -47,6 +47,11 @@ export class Core {
   private lowSuspended: boolean;
   /** Points that open views read: not to be removed. */
   readonly held = new Map<object, Sequence>();
+  /**
+   * Of a journal that is open for reading: throws `mismatch` once a writer may have touched the disks. A writer appends
+   * to the UNDO direction or replaces the position before it does.
+   */
+  checkStill: (() => void) | null = null;
   private disks: readonly (LogicalUnit | null)[];
 
   constructor(place: Place, group: Group, redo: Stream, undo: Stream, position: Position) {
@@ -63,6 +68,16 @@ export class Core {
 
   get path(): string {
     return this.place.folder.path;
+  }
+
+  /** From now on `checkStill` compares the named files with their stamp, which was taken before they were read. */
+  watch(names: readonly string[], stamp: string): void {
+    const { folder } = this.place;
+    this.checkStill = () => {
+      if (folder.stamp(names) === stamp) return;
+      const reason = 'a writer has used this journal since it was opened for reading: open it again';
+      throw new DriftmapError('mismatch', reason, { path: this.path });
+    };
   }
 
   /** Whether the disks are exactly at one point. */

@@ -20,6 +20,7 @@ import {
   readdirSync,
   readSync,
   renameSync,
+  statSync,
   unlinkSync,
   write,
 } from 'node:fs';
@@ -57,6 +58,8 @@ export interface JournalFolder {
   remove(name: string): void;
   /** Names that were made or removed become durable. */
   sync(): void;
+  /** Another one whenever a name was made or removed, or a file replaced or made longer, of those that are named. */
+  stamp(names: readonly string[]): string;
   /** Keeps others from writing; throws `policy` while somebody else does. */
   lock(): Lock;
 }
@@ -124,6 +127,16 @@ class RealFolder implements JournalFolder {
       } finally {
         closeSync(fd);
       }
+    });
+  }
+
+  stamp(names: readonly string[]): string {
+    return this.call('stat', this.path, () => {
+      const stats = [this.path, ...names.map((name) => join(this.path, name))].map((path) => {
+        const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+        return stat === undefined ? 'gone' : `${stat.ino} ${stat.size} ${stat.ctimeNs}`;
+      });
+      return stats.join(', ');
     });
   }
 

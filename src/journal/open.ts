@@ -19,6 +19,7 @@ import {
   type JournalDisk,
   loadGroup,
   loadPosition,
+  POSITION_FILE,
   saveGroup,
   savePosition,
 } from './state.ts';
@@ -42,8 +43,8 @@ export interface JournalOptions {
   /** The clock, in milliseconds since 1970. */
   readonly clock?: () => Time;
   /**
-   * `write` (the default): one opening at a time; repairs what a crash left. `read`: beside a writer or not, changes
-   * no file, and sees what was durable when it was opened.
+   * `write` (the default): one opening at a time; repairs what a crash left. `read`: changes no file, and sees what
+   * was durable when it was opened; once a writer uses the journal its views end with a `mismatch` error.
    */
   readonly access?: 'read' | 'write';
 }
@@ -113,6 +114,9 @@ function clockOf({ clock = Date.now }: JournalOptions): () => Time {
 
 async function openCore(folder: JournalFolder, write: boolean, warn: (line: string) => void): Promise<Core> {
   const group = loadGroup(folder);
+  const newest = folder.list().filter((name) => name.startsWith('undo.meta.'));
+  const watched = [POSITION_FILE, ...newest.sort().slice(-1)];
+  const stamp = folder.stamp(watched);
   const position = loadPosition(folder);
   if (write) {
     for (const name of folder.list()) if (name.endsWith(UNFINISHED)) folder.remove(name);
@@ -136,7 +140,11 @@ async function openCore(folder: JournalFolder, write: boolean, warn: (line: stri
   if (core.reach() === null) {
     warn(`${folder.path}: no point can be rolled to any more; synchronize the replica anew`);
   }
-  if (!write) return core;
+  if (!write) {
+    core.watch(watched, stamp);
+    core.checkStill?.();
+    return core;
+  }
   if (cut !== null) await core.cutAfter(cut);
   await core.settle();
   if (high !== position.high || undo.last < durableUndo || redo.last < durableDo) core.savePosition();

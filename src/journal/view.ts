@@ -46,7 +46,12 @@ export class ViewUnit implements LogicalUnit {
   read(offset: ByteOffset, target: Uint8Array): Completion {
     checkRange(this, { offset, length: target.length }, 'read');
     this.checkOpen('read');
-    return this.reader.read(this.disk, offset, target);
+    const wait = this.reader.read(this.disk, offset, target);
+    const { checkStill } = this.core;
+    if (checkStill === null) return wait;
+    if (wait) return wait.then(() => checkStill() as undefined);
+    checkStill();
+    return undefined;
   }
 
   write(offset: ByteOffset, source: Uint8Array): Completion {
@@ -86,6 +91,7 @@ export class ViewUnit implements LogicalUnit {
           if (isZero || source !== null) isStill = false;
         },
       );
+      this.core.checkStill?.();
       return isStill ? extents : [{ ...piece, kind: 'data' }];
     });
     return found;

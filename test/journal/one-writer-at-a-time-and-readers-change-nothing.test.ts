@@ -73,8 +73,19 @@ describe('a journal on real files', () => {
     await expect(reader.bookmark('x')).rejects.toMatchObject({ kind: 'permission' });
     await expect(reader.rollTo('latest')).rejects.toMatchObject({ kind: 'permission' });
     await expect(reader.retain({})).rejects.toMatchObject({ kind: 'permission' });
-    await reader.close();
     expect(snapshot(path)).toEqual(before);
+    // Its views never mix two positions of the disks.
+    const view = reader.view('disk', { sequence: 20 });
+    await journal.apply(20);
+    expect(() => view.read(0, new Uint8Array(10))).toThrow(
+      expect.objectContaining({ kind: 'mismatch', message: expect.stringMatching(/open it again/) }),
+    );
+    await reader.close();
+    const again = await openJournal(path, { disks, access: 'read' });
+    expect(await viewDifference(again, model, 3)).toBeNull();
+    await journal.rollBack(7);
+    await expect(viewDifference(again, model, 3)).rejects.toMatchObject({ kind: 'mismatch' });
+    await again.close();
     await journal.close();
   });
 

@@ -195,6 +195,10 @@ export class SimFolder implements JournalFolder {
     this.flushNames();
   }
 
+  stamp(): string {
+    return String(this.calls);
+  }
+
   lock(): Lock {
     if (this.locked)
       throw new DriftmapError('policy', 'this journal is open for writing', { path: this.path });
