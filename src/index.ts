@@ -21,6 +21,29 @@ export {
   type PersistentBitmap,
 } from './disk/persistent-bitmaps.ts';
 export type { VirtualDisk } from './disk/virtual-disk.ts';
+export type { JournalFolder } from './journal/folder.ts';
+export type {
+  Appended,
+  Journal,
+  JournalState,
+  JournalWrite,
+  ViewOptions,
+} from './journal/journal.ts';
+export { createJournal, type JournalOptions, type NewJournal, openJournal } from './journal/open.ts';
+export type {
+  Bookmark,
+  ClockStep,
+  Found,
+  Point,
+  PointRange,
+  Points,
+  Suspension,
+  Target,
+} from './journal/points.ts';
+export type { Sequence, Time } from './journal/record.ts';
+export type { Retained, RetentionPolicy } from './journal/retention.ts';
+export type { RollOptions } from './journal/roll.ts';
+export type { JournalDisk } from './journal/state.ts';
 export { type ArrayImage, type ArrayImageOptions, createArrayImage } from './lu/array-image.ts';
 export { openFileUnit } from './lu/file-unit.ts';
 export { type Delay, delayUnit, type Fault, faultUnit, type LogEntry, logUnit } from './lu/filters.ts';

@@ -334,3 +334,40 @@ export const NBD_MAX_OPTION_REPLIES = 10_000;
 export const NBD_MAX_DIRTY_RUNS = 10_000_000;
 /** A file of TLS keys: certificates of a long chain, or thousands of pre-shared keys. */
 export const NBD_MAX_KEY_FILE_BYTES = 1 * MiB;
+// The journal
+/** Data or zeros of one record: a larger write becomes several, so that nothing larger is ever held in memory. */
+export const JOURNAL_MAX_RECORD_BYTES = 8 * MiB;
+/** A mark's name or reason: a line that people read. */
+export const JOURNAL_MAX_TEXT_BYTES = 256;
+/** Data of one segment, after which the next begins: what retention removes at a time. */
+export const JOURNAL_SEGMENT_BYTES = 128 * MiB;
+/** The least of it: a journal of files that hold a few writes each; tests use it. */
+export const JOURNAL_MIN_SEGMENT_BYTES = 4 * KiB;
+/** The most of it: a segment is the unit of retention, and more is too coarse. */
+export const JOURNAL_MAX_SEGMENT_BYTES = 4 * GiB;
+/** Records of one segment: their columns in memory take 2.5 MB, the map of one 4 MB at worst. */
+export const JOURNAL_SEGMENT_RECORDS = 65_536;
+/** Metadata of one segment before its seal: those records, with texts. */
+export const JOURNAL_SEGMENT_META_BYTES = 8 * MiB;
+/** A metadata file with its seal: the records, the marks again, and a map in which every record was split. */
+export const JOURNAL_MAX_META_FILE_BYTES = 64 * MiB;
+/** Steps of the clock that one segment remembers; a clock that goes back more often is no clock. */
+export const JOURNAL_MAX_STEPS = 1024;
+/** Going back by less is what clocks of several processors do. */
+export const JOURNAL_CLOCK_STEP = 1000;
+/** Data that waits to be made durable: two seconds of a disk at 32 MB/s; beyond it the splitter marks instead. */
+export const JOURNAL_MAX_STAGED_BYTES = 64 * MiB;
+/** Data applied in one round: held in memory with what it overwrites. */
+export const JOURNAL_BATCH_BYTES = 16 * MiB;
+/** Records applied in one round. */
+export const JOURNAL_BATCH_RECORDS = 8192;
+/** What is written to the disks between two flushes of them, which is what a crash makes to be written again. */
+export const JOURNAL_FLUSH_BYTES = 64 * MiB;
+/** Maps and tables of segments kept in memory: those of thirty gigabytes of small writes. */
+export const JOURNAL_CACHE_BYTES = 256 * MiB;
+/** Disks of one consistency group: as many as a virtual machine can have, for some hundred machines. */
+export const JOURNAL_MAX_DISKS = 1024;
+/** Segments of one stream: at the default size 128 TiB. */
+export const JOURNAL_MAX_SEGMENTS = 1_048_576;
+/** The file that describes a group: names and identities of its disks. */
+export const JOURNAL_MAX_GROUP_BYTES = 1 * MiB;
