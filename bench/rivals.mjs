@@ -1,7 +1,7 @@
 // The same pair through every rival that is installed, in turn, round by round: what each takes and what it
 // finds. Files are in the page cache first; a rival that writes works on a copy that is made anew each time,
 // outside the time that is measured.
-//   node bench/rivals.mjs [FOLDER] [--size 4G] [--rounds 5] [--json FILE] [--smoke]   (after npm run build)
+//   node bench/rivals.mjs [FOLDER] [--size 4G] [--rounds 5] [--json FILE] [--svg FILE] [--smoke]   (after npm run build)
 // FOLDER holds a pair of scripts/make-pair.mjs; without it one is made in a temporary folder and removed.
 import { spawnSync } from 'node:child_process';
 import {
@@ -19,6 +19,7 @@ import { cpus, tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { bars } from './report/plot.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -26,6 +27,7 @@ const { values, positionals } = parseArgs({
     size: { type: 'string' },
     rounds: { type: 'string' },
     json: { type: 'string' },
+    svg: { type: 'string' },
     smoke: { type: 'boolean', default: false },
   },
 });
@@ -238,5 +240,7 @@ function report() {
   }
   if (missing.length) console.log(`\nnot installed: ${missing.join(', ')}`);
   const result = { node: process.version, cpu: cpus()[0]?.model, size, differing: truth, rounds, rows };
+  const plotted = rows.map((row) => ({ ...row, value: row.wall, ours: row.name.startsWith('driftmap') }));
+  if (values.svg) writeFileSync(values.svg, bars('Wall seconds for one pair of disks', plotted));
   if (values.json) writeFileSync(values.json, `${JSON.stringify(result, null, 2)}\n`);
 }
