@@ -9,6 +9,8 @@ import type { ByteCount } from '../base/units.ts';
 import { DISABLED, NO_SIGNATURE, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { openNbdUnit } from '../lu/nbd/nbd-unit.ts';
+import { isNbdUrl } from '../lu/nbd/url.ts';
 import { parseAddress } from './address.ts';
 import { dirtyRanges, type Qcow2Bitmap, readQcow2Bitmaps } from './formats/qcow2-bitmaps.ts';
 import { type Qcow2Header, readQcow2Header } from './formats/qcow2-header.ts';
@@ -28,7 +30,7 @@ export interface PersistentBitmap {
 }
 
 export interface ImportBitmapOptions {
-  /** A qcow2 image: a path or an address. */
+  /** A qcow2 image: a path or an address; or the URL of an NBD export that offers dirty bitmaps. */
   readonly image: string;
   readonly name: string;
   /** The two disks that the bitmap is to be about; one of them must be the image. Both are the image by default. */
@@ -63,7 +65,7 @@ export async function listBitmaps(image: string): Promise<PersistentBitmap[]> {
 }
 
 /**
- * Reads a persistent bitmap of a qcow2 image. Every block counts as covered: one that is not marked is equal if the two
+ * Reads a persistent bitmap of a qcow2 image, or a dirty bitmap of an NBD export. Every block counts as covered: one that is not marked is equal if the two
  * disks were equal when the bitmap was begun, which nothing here can check. Where the other disk is longer than the
  * image, nobody has tracked the rest, and it is marked. One that is disabled is for looking at: its header says so
  * (`signature: 'disabled'`), and no scan or refresh takes it.
@@ -72,6 +74,7 @@ export async function listBitmaps(image: string): Promise<PersistentBitmap[]> {
  */
 export async function importBitmap(options: ImportBitmapOptions): Promise<ImportedBitmap> {
   const { image, name, allowOutside } = options;
+  if (isNbdUrl(image)) return importServedBitmap(options);
   const disk = await openDisk(image, { format: 'qcow2', allowOutside });
   try {
     const { production = disk, replica = disk } = options;
@@ -91,6 +94,30 @@ export async function importBitmap(options: ImportBitmapOptions): Promise<Import
     return imported;
   } finally {
     await disk.close();
+  }
+}
+
+/**
+ * A dirty bitmap that an NBD server offers (`qemu:dirty-bitmap:NAME`) for the disk that it serves. The server says
+ * neither whether the bitmap still takes writes in nor whether it ever lacked some: that is the user's to know.
+ */
+async function importServedBitmap(options: ImportBitmapOptions): Promise<ImportedBitmap> {
+  const { image, name, blockSize = DEFAULT_BLOCK_SIZE } = options;
+  const unit = await openNbdUnit(image);
+  try {
+    const disk = await openDisk(unit, { format: 'raw' });
+    const { production = disk, replica = disk } = options;
+    checkIsOneOf(disk, production, replica);
+    const size = Math.max(production.size, replica.size);
+    const stamps = { production: stampOf(production), replica: stampOf(replica) };
+    const bitmap = new SyncBitmap({ size, blockSize, signature: NO_SIGNATURE, ...stamps });
+    for (const range of await unit.readDirtyBitmap(name)) bitmap.markRange(range);
+    if (size > unit.size) bitmap.markRange({ offset: unit.size, length: size - unit.size });
+    bitmap.cover({ start: 0, end: bitmap.blocks });
+    const warning = `${image}: the server does not say whether its bitmap '${name}' has every write: it is taken for all that was written`;
+    return { bitmap, warnings: [warning] };
+  } finally {
+    await unit.close();
   }
 }
 

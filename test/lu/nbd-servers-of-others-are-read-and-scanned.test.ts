@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { GiB, KiB, MiB } from '../../src/base/units.ts';
 import { openDisk } from '../../src/disk/open.ts';
+import { importBitmap } from '../../src/disk/persistent-bitmaps.ts';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
 import type { UnitExtent } from '../../src/lu/logical-unit.ts';
 import { type NbdUnit, openNbdUnit } from '../../src/lu/nbd/nbd-unit.ts';
@@ -102,6 +103,33 @@ describeWith(['qemu-nbd', 'qemu-img', 'qemu-io'], 'qemu-nbd', () => {
       message: expect.stringMatching(/no dirty bitmap 'other'/),
     });
     await unit.close();
+  });
+
+  it('its dirty bitmap says where a scan looks, and nowhere else', async () => {
+    const peer = await qemuNbd(folder, ['-r', '-f', 'qcow2', '-B', 'changed', makeTracked('within.qcow2')]);
+    const path = join(folder, 'before.raw');
+    writeFileSync(path, new Uint8Array(1 * MiB).fill(1));
+    truncateSync(path, 3 * GiB);
+    const production = await openDisk(peer.url());
+    const replica = await openDisk(path);
+    const image = peer.url();
+    const { bitmap: within, warnings } = await importBitmap({ image, name: 'changed', production, replica });
+    expect(warnings).toEqual([
+      expect.stringMatching(/does not say whether its bitmap 'changed' has every write/),
+    ]);
+    expect([...within.ranges()]).toEqual(changed);
+    const scanner = createScanner({ workers: 1 });
+    const { ranges, comparedBytes } = await scanner.scan({ production, replica, within });
+    expect(ranges).toEqual(changed.slice(0, 2));
+    expect(comparedBytes).toBeLessThan(2 * MiB);
+    await scanner.close();
+    // A bitmap of some other disk says nothing of these.
+    await expect(
+      importBitmap({ image, name: 'changed', production: replica, replica }),
+    ).rejects.toMatchObject({
+      kind: 'mismatch',
+    });
+    for (const disk of [production, replica]) await disk.close();
   });
 
   it('is not reached under another name, nor where nobody listens', async () => {
