@@ -75,7 +75,7 @@ export function defineScan(program: Command): void {
     )
     .option(
       '--within <bitmap>',
-      'look only at the blocks that this bitmap marks: a .drift file, or IMAGE.qcow2:bitmap=NAME',
+      'look only at the blocks that this bitmap marks: a .drift file, IMAGE.qcow2:bitmap=NAME or NBD-URL:bitmap=NAME',
     )
     .option('--resume <file>', 'go on from the bitmap of a scan that was stopped')
     .addOption(
