@@ -55,23 +55,24 @@ export class NaiveXfs {
     return this.placeOf(Math.floor(inode / this.inodesPerBlock)) + within * this.inodeSize;
   }
 
-  /** All regular files, or an error where it walks too long or out of the unit. */
-  files(): KnownFile[] {
+  /** All regular files, or an error where it walks too long or out of the unit; without the runs of some. */
+  files(unmapped?: RegExp): KnownFile[] {
     this.steps = 0;
     const found: KnownFile[] = [];
-    this.walk(this.root, '', found);
+    this.walk(this.root, '', found, unmapped);
     return found.sort(byPath);
   }
 
-  private walk(directory: number, path: string, found: KnownFile[]): void {
+  private walk(directory: number, path: string, found: KnownFile[], unmapped?: RegExp): void {
     for (const [name, number] of this.entries(directory)) {
       if (this.steps++ > 20_000) throw new Error('too long');
       const inode = this.unit.view(this.inodePlace(number), this.inodeSize);
       const kind = inode.getUint16(2) >>> 12;
-      if (kind === 4) this.walk(number, `${path}/${name}`, found);
+      if (kind === 4) this.walk(number, `${path}/${name}`, found, unmapped);
       if (kind !== 8) continue;
       const size = Number(inode.getBigUint64(56));
-      found.push({ path: `${path}/${name}`, size, runs: this.runs(number, size) });
+      const runs = unmapped?.test(`${path}/${name}`) ? [] : this.runs(number, size);
+      found.push({ path: `${path}/${name}`, size, runs });
     }
   }
 
