@@ -10,6 +10,7 @@
 
 import { assert } from '../base/errors.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
+import { MiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import type { Core } from './core.ts';
 import type { JournalFile } from './folder.ts';
@@ -29,6 +30,9 @@ import {
 import { encodeSeal } from './seal.ts';
 import { headerOf, type Notable, newSegment, RecordTable, type Segment } from './segment.ts';
 import { isZero } from './zeros.ts';
+
+/** Bytes that are written at a time, unless one record has more. */
+const PIECE = 4 * MiB;
 
 /** What a file is called until it is whole. */
 export const UNFINISHED = '.new';
@@ -135,6 +139,7 @@ async function makeData(
   }
   const past: Past = { core, source, base: new PointReader(core, to), local: new Map() };
   const records: JournalRecord[] = [];
+  const frames = new Descending(data);
   const flags = new Map(source.notables.map(({ record }) => [record.sequence, record.flags]));
   for (let sequence = to; sequence >= segment.first; sequence--) {
     const i = sequence - source.first;
@@ -157,10 +162,38 @@ async function makeData(
     const position = positions[sequence - segment.first]!;
     const crc = checksum(bytes);
     encodeFrame({ length, sequence, disk, crc }, segment.dataSalt, frame, 0);
-    await data.write(position, frame);
+    await frames.put(position, frame);
     records.push({ ...plain, kind: RecordKind.data, position, crc });
   }
+  await frames.finish();
   return records.reverse();
+}
+
+/** Writes frames that come from the last to the first, many at a time. */
+class Descending {
+  private readonly data: JournalFile;
+  private frames: { readonly position: ByteOffset; readonly bytes: Uint8Array }[] = [];
+  private end: ByteOffset = 0;
+
+  constructor(data: JournalFile) {
+    this.data = data;
+  }
+
+  async put(position: ByteOffset, bytes: Uint8Array): Promise<undefined> {
+    if (this.frames.length > 0 && this.end - position > PIECE) await this.finish();
+    if (this.frames.length === 0) this.end = position + bytes.length;
+    this.frames.push({ position, bytes });
+  }
+
+  async finish(): Promise<undefined> {
+    const first = this.frames.at(-1);
+    if (first === undefined) return;
+    const start = first.position;
+    const piece = new Uint8Array(this.end - start);
+    for (const { position, bytes } of this.frames) piece.set(bytes, position - start);
+    this.frames = [];
+    await this.data.write(start, piece);
+  }
 }
 
 /** The disks as of a record of a segment: as of a later one, and over that what the records between overwrote. */
