@@ -35,6 +35,8 @@ export class ScanPool {
   readonly workers: number;
   /** For tasks. */
   readonly modules: KernelModules;
+  /** The first threads, until their module is loaded. */
+  private readonly starting = new Set<Piscina['threads'][number]>();
   private readonly piscina: Piscina<ScanTask | IndexTask, TaskOutcome>;
   private arena: { readonly slots: SlotArena; readonly bytes: ByteCount; readonly id: number } | null = null;
 
@@ -52,6 +54,11 @@ export class ScanPool {
       // A waiting thread sleeps on shared memory: the quickest wake-up, and a task brings all that it needs.
       atomics: 'sync',
     });
+    for (const thread of this.piscina.threads) {
+      this.starting.add(thread);
+      // The first thing that a thread says is that its module is loaded.
+      for (const event of ['message', 'exit']) thread.once(event, () => this.starting.delete(thread));
+    }
     try {
       // While the threads start.
       this.modules = loadKernels();
@@ -92,8 +99,9 @@ export class ScanPool {
    */
   async close(): Promise<void> {
     const latest = performance.now() + LONGEST_START_MS;
-    // Piscina lists the threads that have told it that they are ready.
-    while (this.piscina.threads.length < this.workers && performance.now() < latest) await setTimeout(2);
+    // No task is left, so a thread that is ready is idle. Piscina takes the first threads for ready from the start.
+    const isReady = () => this.starting.size === 0 && this.piscina.idleThreads >= this.workers;
+    while (!isReady() && performance.now() < latest) await setTimeout(2);
     await this.piscina.destroy();
     this.arena = null;
   }
