@@ -278,7 +278,7 @@ describeWith(['nbdkit', 'qemu-nbd'], 'a scan', () => {
     const path = makeRaw('halfway.raw');
     const flag = join(folder, 'halfway');
     writeFileSync(flag, '');
-    const failing = ['error-pread=EIO', 'error-pread-rate=0.2', `error-pread-file=${flag}`];
+    const failing = ['error-pread=EIO', 'error-pread-rate=1', `error-pread-file=${flag}`];
     const { url } = await nbdkit(folder, ['--filter=error', 'file', path, ...failing]);
     qemu('rm', flag);
     const scanner = await createScanner({ workers: 2 });
