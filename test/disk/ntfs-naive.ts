@@ -126,7 +126,7 @@ export class NaiveNtfs {
     for (const [number, group] of groups) {
       const base = group.find((record) => record.number === number);
       if (base) group.splice(0, group.length, ...group.filter((record) => belongs(record, base)));
-      if (number < 24 || !base || baseOf(base) !== null || base.bytes.readUInt16LE(22) >= 2) continue;
+      if (number < 24 || !base || baseOf(base) !== null || (base.bytes.readUInt16LE(22) & 2) !== 0) continue;
       const attributes = group.flatMap((record) => record.attributes);
       if (attributes.some(({ type }) => type === 0xc0)) continue;
       const names = attributes.filter(({ type }) => type === 0x30);
