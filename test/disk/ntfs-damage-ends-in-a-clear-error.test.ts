@@ -148,6 +148,8 @@ describeWith(ntfsTools, 'a volume of NTFS that is damaged', () => {
       const naive = changed.length > 0 || rounds % 8 === 0 ? secondReading(bytes) : null;
       for (const [name, contents] of seen.contents) {
         if (naive === null) break;
+        // What is as it was before the damage is not invented, whatever the stricter of the two makes of it.
+        if (whole.contents.get(name)?.equals(contents)) continue;
         const same = naive.path.has(name)
           ? naive.path.get(name)!.equals(contents)
           : naive.all.some((each) => each.equals(contents));
