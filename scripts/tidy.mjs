@@ -20,6 +20,7 @@ export const floors = {
   store: 4,
   wire: 4,
   bench: 5,
+  snapshots: 5,
   sync: 5,
   protect: 6,
   cli: 7,
@@ -34,6 +35,7 @@ export const doors = {
   tinybench: 'bench/run.ts',
   commander: 'cli',
   'cli-progress': 'cli/progress-bar.ts',
+  '@aws-sdk/client-s3': 'store/s3-objects.ts',
 };
 
 /** Where execution begins; every other file must be reached from one of these. */
