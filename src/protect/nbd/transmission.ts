@@ -184,7 +184,7 @@ export class Transmission {
     incoming.filled +=
       payload === null
         ? inbox.skip(request.length - incoming.filled)
-        : inbox.copyInto(payload.subarray(incoming.filled));
+        : this.stream.fill(payload.subarray(incoming.filled));
     if (incoming.filled < request.length) return false;
     this.incoming = null;
     if (refusal !== null) this.refuse(request, refusal, 0);
