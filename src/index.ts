@@ -65,16 +65,11 @@ export {
   refreshIndex,
 } from './scan/index-build.ts';
 export type { ScanProgress } from './scan/progress.ts';
-export {
-  type CompareMethod,
-  createScanner,
-  type Scanner,
-  type ScanOptions,
-  type ScanResult,
-  scan,
-} from './scan/scan.ts';
+export { createScanner, type Scanner, scan } from './scan/scan.ts';
 export type { IndexOptions } from './scan/scan-indexes.ts';
+export type { ScanOptions, ScanResult } from './scan/scan-options.ts';
 export { type BlockSignature, type SignaturesOptions, signatures } from './scan/signatures.ts';
+export type { CompareMethod } from './scan/task.ts';
 export { type AlgorithmName, algorithms, type SignatureAlgorithm } from './signature/algorithm.ts';
 export { openIndex, type SignatureIndex } from './signature/index-file.ts';
 export type { IndexHeader, IndexSubject } from './signature/index-table.ts';

@@ -2,7 +2,7 @@
 
 import type { ByteRange } from '../base/units.ts';
 import { exactSize, humanSize } from '../base/units.ts';
-import type { ScanResult } from '../scan/scan.ts';
+import type { ScanResult } from '../scan/scan-options.ts';
 import { drawDriftMap, driftMapLegend } from './drift-map.ts';
 import { columns, paint, printable } from './terminal.ts';
 

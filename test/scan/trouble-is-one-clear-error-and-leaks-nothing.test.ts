@@ -8,7 +8,8 @@ import type { SyncBitmap } from '../../src/bitmap/sync-bitmap.ts';
 import { openDisk } from '../../src/disk/open.ts';
 import { createArrayImage } from '../../src/lu/array-image.ts';
 import { type Fault, faultUnit } from '../../src/lu/filters.ts';
-import { createScanner, type ScanOptions, scan } from '../../src/scan/scan.ts';
+import { createScanner, scan } from '../../src/scan/scan.ts';
+import type { ScanOptions } from '../../src/scan/scan-options.ts';
 import { blocksOf, sparseFile } from './pairs.ts';
 
 const size = 16 * 2 ** 20;
