@@ -14,6 +14,7 @@ import { GPT_MAX_TABLE_BYTES } from '../../base/limits.ts';
 import { type ByteCount, type ByteOffset, isPowerOfTwo } from '../../base/units.ts';
 import { checksum } from '../../codec/checksum.ts';
 import { type ByteSource, littleUint64, readWhole, viewOf } from '../formats/byte-source.ts';
+import { guidAt } from '../guid.ts';
 import type { Partition } from './container.ts';
 
 export const GPT_SECTOR_SIZES: readonly ByteCount[] = [512, 4096];
@@ -168,7 +169,7 @@ function readHeader(
     alternateLba: littleUint64(view, 32),
     firstUsable,
     lastUsable,
-    diskGuid: readGuid(view, 56),
+    diskGuid: guidAt(view, 56),
     entryOffset: littleUint64(view, 72) * sectorSize,
     entryCount,
     entrySize,
@@ -209,7 +210,7 @@ function readEntries(
   const found: string[] = [];
   for (let i = 0; i < entryCount; i++) {
     const at = i * entrySize;
-    const type = readGuid(view, at);
+    const type = guidAt(view, at);
     if (type === UNUSED) continue;
     const first = littleUint64(view, at + 32);
     const last = littleUint64(view, at + 40);
@@ -253,19 +254,6 @@ function readPartitionName(bytes: Uint8Array): string {
   const text = new TextDecoder('utf-16le').decode(bytes);
   const end = text.indexOf('\0');
   return (end < 0 ? text : text.slice(0, end)).replace(/\p{Cc}/gu, '\ufffd');
-}
-
-/** A GUID as it is written: three little-endian fields and eight bytes (appendix A of the specification). */
-function readGuid(view: DataView, at: number): string {
-  const digits = (value: number, width: number) => value.toString(16).padStart(width, '0');
-  let tail = '';
-  for (let i = 8; i < 16; i++) tail += digits(view.getUint8(at + i), 2);
-  const head = [
-    digits(view.getUint32(at, true), 8),
-    digits(view.getUint16(at + 4, true), 4),
-    digits(view.getUint16(at + 6, true), 4),
-  ].join('-');
-  return `${head}-${tail.slice(0, 4)}-${tail.slice(4)}`.toUpperCase();
 }
 
 function latin1(bytes: Uint8Array): string {

@@ -22,6 +22,7 @@ import { MAX_DISK_SIZE, QCOW2_L2_READ, QCOW2_MAX_L2_BYTES } from '../../base/lim
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import { type ExtentMap, ExtentMapBuilder, Kind } from '../../mapping/extent-map.ts';
 import { type ByteSource, readWhole, viewOf } from './byte-source.ts';
+import { type JoinedRun, JoinedRuns } from './joined-runs.ts';
 import type { Qcow2Header } from './qcow2-header.ts';
 
 /** High word of an L1 or L2 entry: bits 32–55 of an offset. */
@@ -123,11 +124,7 @@ class TableDecoder {
   private readonly packedKind: typeof Kind.deflate | typeof Kind.zstd;
   private readonly builder = new ExtentMapBuilder();
 
-  /** The run being joined: kind, first virtual offset, place of that (−1: none), and virtual end so far. */
-  private kind: Kind = Kind.unallocated;
-  private start: ByteOffset = 0;
-  private place: ByteOffset = -1;
-  private end: ByteOffset = 0;
+  private readonly runs = new JoinedRuns((run) => this.append(run));
 
   private reserved = 0;
   private firstReserved: ByteOffset = 0;
@@ -171,7 +168,7 @@ class TableDecoder {
 
   /** Everything from where the map stands to `end` is unallocated. */
   addUnallocated(end: ByteOffset): void {
-    this.add(Kind.unallocated, -1, end);
+    this.runs.add(Kind.unallocated, -1, end);
   }
 
   /**
@@ -204,7 +201,7 @@ class TableDecoder {
   }
 
   finish(): Qcow2Map {
-    this.flush();
+    this.runs.flush();
     const warnings: string[] = [];
     if (this.reserved > 0) {
       const entries = this.reserved === 1 ? 'an entry' : `${this.reserved} entries`;
@@ -226,13 +223,13 @@ class TableDecoder {
     if ((low & ZERO_LOW) !== 0) {
       if (this.header.version === 2) throw this.malformed('a zero cluster in a version 2 image', file);
       if (host !== 0) this.checkHost(host, low, guest, file);
-      this.add(Kind.zero, host === 0 ? -1 : host, end);
+      this.runs.add(Kind.zero, host === 0 ? -1 : host, end);
     } else if (host === 0 && !(this.hasDataFile && (high & COPIED_HIGH) !== 0)) {
-      this.add(Kind.unallocated, -1, end);
+      this.runs.add(Kind.unallocated, -1, end);
     } else {
       this.checkHost(host, low, guest, file);
       if (host >= this.dataSize) throw this.pastEnd('data cluster', host, file);
-      this.add(Kind.data, host, end);
+      this.runs.add(Kind.data, host, end);
     }
   }
 
@@ -245,7 +242,7 @@ class TableDecoder {
     file: ByteOffset,
   ): void {
     const { clusterSize, size } = this.header;
-    const guest = this.end;
+    const guest = this.runs.end;
     const host = (high & OFFSET_HIGH) * 2 ** 32 + ((low & OFFSET_LOW) >>> 0);
     if ((high & L2_RESERVED_HIGH) !== 0 || (low & (SECTOR - 1)) !== 0) this.noteReserved(file);
     const placed = host !== 0 || (this.hasDataFile && (high & COPIED_HIGH) !== 0);
@@ -260,7 +257,7 @@ class TableDecoder {
       const zero = ((zeros >>> i) & 1) === 1;
       const kind = data ? Kind.data : zero ? Kind.zero : placed ? this.heldKind : Kind.unallocated;
       const place = placed && kind !== Kind.unallocated ? host + i * length : -1;
-      this.add(kind, place, Math.min(guest + (i + 1) * length, size));
+      this.runs.add(kind, place, Math.min(guest + (i + 1) * length, size));
     }
   }
 
@@ -276,7 +273,7 @@ class TableDecoder {
     const sectors = ((high & 0x3fffffff) >>> placeBits) + 1;
     if (place >= this.dataSize) throw this.pastEnd('compressed cluster', place, file);
     const stored = Math.min(sectors * SECTOR - (place % SECTOR), this.dataSize - place);
-    this.flush();
+    this.runs.skipTo(end);
     this.builder.append({
       offset: guest,
       length: end - guest,
@@ -288,7 +285,6 @@ class TableDecoder {
       cluster: clusterSize,
       skip: 0,
     });
-    this.start = this.end = end;
   }
 
   /** `low` is the entry's low word, in which the bits that alignment rules out all lie. */
@@ -308,24 +304,8 @@ class TableDecoder {
     }
   }
 
-  /** Extends the run that is being joined, or begins the next: from where the map stands to `end`. */
-  private add(kind: Kind, place: ByteOffset, end: ByteOffset): void {
-    const continues =
-      kind === this.kind &&
-      (place < 0 ? this.place < 0 : this.place >= 0 && place === this.place + (this.end - this.start));
-    if (!continues) {
-      this.flush();
-      this.kind = kind;
-      this.place = place;
-    }
-    this.end = end;
-  }
-
-  /** Hands the joined run to the builder. Of data, what lies past the end of the file becomes zeros that keep their place. */
-  private flush(): void {
-    const { kind, start, place, end } = this;
-    this.start = end;
-    if (end === start) return;
+  /** Of data, what lies past the end of the file becomes zeros that keep their place. */
+  private append({ kind, start, place, end }: JoinedRun): void {
     const inside =
       kind === Kind.data ? Math.max(0, Math.min(end - start, this.dataEnd - place)) : end - start;
     this.builder.append({ offset: start, length: inside, kind, unit: 0, place, depth: 0 });

@@ -8,9 +8,9 @@
 
 import { DriftmapError } from '../../base/errors.ts';
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
+import { guidAt } from '../guid.ts';
 import { viewOf } from './byte-source.ts';
 import type { BackingImage, ImageHost } from './image.ts';
-import { guidAt } from './vhdx-header.ts';
 
 export const VDI_HEADER_BYTES = 512;
 export const VDI_SIGNATURE = 0xbeda107f;

@@ -10,6 +10,7 @@ import { DriftmapError } from '../../base/errors.ts';
 import { VHDX_MAX_TABLE_ENTRIES } from '../../base/limits.ts';
 import { type ByteCount, type ByteOffset, KiB, MiB } from '../../base/units.ts';
 import { crc32c } from '../../codec/checksum.ts';
+import { guidAt } from '../guid.ts';
 import { type ByteSource, littleUint64, readWhole, viewOf } from './byte-source.ts';
 
 export interface VhdxHeader {
@@ -48,16 +49,6 @@ const METADATA = '8B7CA206-4790-4B9A-B8FE-575F050F886E';
 
 export function vhdxFault(path: string, offset: ByteOffset, reason: string): DriftmapError {
   return new DriftmapError('malformed', `VHDX ${reason}`, { path, offset });
-}
-
-/** A GUID as Windows writes it: three little-endian fields and eight bytes. In capitals, without braces. */
-export function guidAt(view: DataView, at: number): string {
-  const digits = (value: number, width: number) => value.toString(16).padStart(width, '0');
-  let tail = '';
-  for (let i = 8; i < 16; i++) tail += digits(view.getUint8(at + i), 2);
-  const head = `${digits(view.getUint32(at, true), 8)}-${digits(view.getUint16(at + 4, true), 4)}`;
-  const middle = digits(view.getUint16(at + 6, true), 4);
-  return `${head}-${middle}-${tail.slice(0, 4)}-${tail.slice(4)}`.toUpperCase();
 }
 
 /** CRC-32C of a structure as if its own checksum, four bytes at 4, were zero. */

@@ -20,8 +20,9 @@ import { MAX_DISK_SIZE, VHDX_MAX_LOG_BYTES } from '../../base/limits.ts';
 import { type ByteCount, type ByteOffset, KiB, MiB } from '../../base/units.ts';
 import { crc32c } from '../../codec/checksum.ts';
 import type { ExtentMap } from '../../mapping/extent-map.ts';
+import { guidAt } from '../guid.ts';
 import { type ByteSource, littleUint64, readWhole, viewOf } from './byte-source.ts';
-import { guidAt, type VhdxHeader, vhdxFault } from './vhdx-header.ts';
+import { type VhdxHeader, vhdxFault } from './vhdx-header.ts';
 import { Patches } from './vhdx-patches.ts';
 
 export interface VhdxReplay {

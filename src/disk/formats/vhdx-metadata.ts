@@ -3,8 +3,9 @@
 import { DriftmapError } from '../../base/errors.ts';
 import { VHDX_MAX_ITEM_BYTES, VHDX_MAX_SIZE, VHDX_MAX_TABLE_ENTRIES } from '../../base/limits.ts';
 import { type ByteCount, type ByteOffset, isPowerOfTwo, KiB, MiB } from '../../base/units.ts';
+import { guidAt } from '../guid.ts';
 import { type ByteSource, littleUint64, readWhole, viewOf } from './byte-source.ts';
-import { guidAt, type VhdxRegion, vhdxFault } from './vhdx-header.ts';
+import { type VhdxRegion, vhdxFault } from './vhdx-header.ts';
 
 export interface VhdxMetadata {
   /** Of the virtual disk. */

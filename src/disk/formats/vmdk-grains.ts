@@ -20,6 +20,7 @@ import { alignUp, type ByteCount, type ByteOffset, type ByteRange } from '../../
 import type { Completion } from '../../lu/logical-unit.ts';
 import { type ExtentMapBuilder, Kind } from '../../mapping/extent-map.ts';
 import { type ByteSource, littleUint64, readWhole, viewOf } from './byte-source.ts';
+import { JoinedRuns } from './joined-runs.ts';
 import { PlacedBlocks } from './placed-blocks.ts';
 import { SECTOR } from './vmdk-descriptor.ts';
 
@@ -91,11 +92,11 @@ class GrainReader {
   /** Where on the disk the extent begins. */
   private readonly base: ByteOffset;
 
-  /** The run being joined: kind, first virtual offset in the extent, its place, and its end so far. */
-  private kind: Kind = Kind.unallocated;
-  private start: ByteOffset = 0;
-  private place: ByteOffset = -1;
-  private end: ByteOffset = 0;
+  /** By offsets in the extent. */
+  private readonly runs = new JoinedRuns(({ kind, start, end, place }) => {
+    const { disk, base, unit } = this;
+    disk.builder.append({ offset: base + start, length: end - start, kind, unit, place, depth: 0 });
+  });
 
   private differing = 0;
   /** Compressed grains: where the last of them, or of tables and headers, ends in the file; and where its room would. */
@@ -125,7 +126,7 @@ class GrainReader {
       const first = directory[i]!;
       if (first === 0) {
         if (redundant !== null && redundant[i] !== 0) this.differing++;
-        this.add(Kind.unallocated, -1, Math.min(++i * span, length));
+        this.runs.add(Kind.unallocated, -1, Math.min(++i * span, length));
         continue;
       }
       let count = 1;
@@ -140,7 +141,7 @@ class GrainReader {
         else this.addTable(view, at, grains, first);
       }
     }
-    this.flush();
+    this.runs.flush();
     placed.refuseOverlap();
     if (layout.format === 'packed') this.checkEnd();
     this.tellDiffering();
@@ -190,15 +191,15 @@ class GrainReader {
   private addTable(view: DataView, at: number, grains: number, file: ByteOffset): void {
     const { grainBytes, zeroGrains, wide } = this.layout;
     for (let i = 0; i < grains; i++) {
-      const end = Math.min(this.end + grainBytes, this.length);
+      const end = Math.min(this.runs.end + grainBytes, this.length);
       if (wide !== undefined) {
         const entry = at + 8 * i;
         this.addWide(wide, view.getUint32(entry + 4, true), view.getUint32(entry, true), end, file + entry);
         continue;
       }
       const sector = view.getUint32(at + 4 * i, true);
-      if (sector === 0) this.add(Kind.unallocated, -1, end);
-      else if (sector === 1 && zeroGrains) this.add(Kind.zero, -1, end);
+      if (sector === 0) this.runs.add(Kind.unallocated, -1, end);
+      else if (sector === 1 && zeroGrains) this.runs.add(Kind.zero, -1, end);
       else this.addGrain(sector * SECTOR, end, file + at + 4 * i);
     }
   }
@@ -206,27 +207,27 @@ class GrainReader {
   private addWide(wide: WideEntries, high: number, low: number, end: ByteOffset, entry: ByteOffset): void {
     const place = wide.placeOf(high, low, entry);
     if (place >= 0) this.addGrain(place, end, entry);
-    else this.add(place === ZERO_GRAIN ? Kind.zero : Kind.unallocated, -1, end);
+    else this.runs.add(place === ZERO_GRAIN ? Kind.zero : Kind.unallocated, -1, end);
   }
 
   private addGrain(place: ByteOffset, end: ByteOffset, entry: ByteOffset): void {
-    const length = end - this.end;
+    const length = end - this.runs.end;
     this.checkPlace(place, length, entry);
     // A grain that the disk's end cuts may be cut in the file as well.
     this.placed.take(place, Math.min(this.layout.grainBytes, this.source.size - place));
-    this.add(Kind.data, place, end);
+    this.runs.add(Kind.data, place, end);
   }
 
   private async addPackedTable(view: DataView, at: number, grains: number, file: ByteOffset): Promise<void> {
     const { grainBytes, zeroGrains } = this.layout;
     for (let i = 0; i < grains; i++) {
       const sector = view.getUint32(at + 4 * i, true);
-      const end = Math.min(this.end + grainBytes, this.length);
+      const end = Math.min(this.runs.end + grainBytes, this.length);
       if (sector > 1 || (sector === 1 && !zeroGrains)) {
         const pending = this.readMarker(sector * SECTOR, file + at + 4 * i);
         if (pending) await pending;
         this.addPacked(sector * SECTOR, end);
-      } else this.add(sector === 0 ? Kind.unallocated : Kind.zero, -1, end);
+      } else this.runs.add(sector === 0 ? Kind.unallocated : Kind.zero, -1, end);
     }
   }
 
@@ -238,7 +239,7 @@ class GrainReader {
   private addPacked(place: ByteOffset, end: ByteOffset): void {
     const { marker, source, layout, base } = this;
     const { grainBytes } = layout;
-    const offset = this.end;
+    const offset = this.runs.end;
     const sector = littleUint64(marker, 0);
     const stored = marker.getUint32(8, true);
     if (sector !== offset / SECTOR) {
@@ -253,7 +254,7 @@ class GrainReader {
     const taken = alignUp(MARKER_BYTES + stored, SECTOR);
     this.take(place, Math.min(taken, source.size - place));
     this.room = Math.max(this.room, place + grainBytes);
-    this.flush();
+    this.runs.skipTo(end);
     this.disk.builder.append({
       offset: base + offset,
       length: end - offset,
@@ -265,25 +266,6 @@ class GrainReader {
       cluster: grainBytes,
       skip: 0,
     });
-    this.start = this.end = end;
-  }
-
-  /** Extends the run that is being joined, or begins the next: from where the extent stands to `end`. */
-  private add(kind: Kind, place: ByteOffset, end: ByteOffset): void {
-    const continues = kind === this.kind && (place < 0 || place === this.place + (this.end - this.start));
-    if (!continues) {
-      this.flush();
-      this.kind = kind;
-      this.place = place;
-    }
-    this.end = end;
-  }
-
-  private flush(): void {
-    const { kind, start, place, end, base, unit } = this;
-    this.start = end;
-    if (end === start) return;
-    this.disk.builder.append({ offset: base + start, length: end - start, kind, unit, place, depth: 0 });
   }
 
   /** A copy that is not the same is told and not read: which of the two is old, nobody can say. */
