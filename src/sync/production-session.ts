@@ -63,6 +63,8 @@ export interface ProductionSessionOptions {
   readonly refinedPieces?: number | undefined;
   readonly placingBlocks?: number | undefined;
   readonly totals: SyncTotals;
+  /** The disk's generation when it was first looked at, where that was before this session. */
+  readonly since?: string | undefined;
   /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
   readonly marks?: PagedBits | undefined;
   /** Writes that arrive meanwhile. */
@@ -113,7 +115,7 @@ export class ProductionSession {
 
   constructor(options: ProductionSessionOptions) {
     this.options = options;
-    this.generation = options.disk.generation();
+    this.generation = options.since ?? options.disk.generation();
     this.side = new Side(options.disk);
     this.packer = new Packer(options.codec, options.compression);
     this.gauge = new LinkGauge(options.connection);
