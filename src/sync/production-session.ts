@@ -18,14 +18,13 @@ import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { Side } from '../scan/side.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
-import { MessageType } from '../wire/message-types.ts';
+import type { Frame } from '../wire/frame.ts';
+import { MessageType, messageName } from '../wire/message-types.ts';
 import {
-  type Data,
   DIGEST_BYTES,
   decodeNumber,
   decodePlaced,
   Encoding,
-  encodeData,
   encodeNumber,
   encodeRefine,
   encodeSignatures,
@@ -43,7 +42,8 @@ import {
 import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { Comparer } from './comparer.ts';
 import { type Piece, piecesOf } from './marked-pieces.ts';
-import { type Codec, type Compression, isZeros, LinkGauge, Packer } from './packer.ts';
+import { type Codec, type Compression, LinkGauge, Packer } from './packer.ts';
+import { type PackedPiece, PieceReader } from './piece-reader.ts';
 import { signPieces } from './pieces.ts';
 import type { SyncTotals } from './progress.ts';
 import { infoOf, stampOf, withPath } from './replica-session.ts';
@@ -58,7 +58,12 @@ export interface ProductionSessionOptions {
   readonly workers: number;
   /** Data between two checkpoints. */
   readonly checkpointBytes?: ByteCount | undefined;
+  /** Pieces that are compared again at a time, and blocks of one plan: fewer for tests. */
+  readonly refinedPieces?: number | undefined;
+  readonly placingBlocks?: number | undefined;
   readonly totals: SyncTotals;
+  /** The disk's generation when it was first looked at, where that was before this session. */
+  readonly since?: string | undefined;
   /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
   readonly marks?: PagedBits | undefined;
   /** Writes that arrive meanwhile. */
@@ -100,7 +105,7 @@ export class ProductionSession {
   private readonly options: ProductionSessionOptions;
   private readonly generation: string;
   private readonly side: Side;
-  private readonly packer: Packer;
+  private readonly reader: PieceReader;
   private gauge: LinkGauge;
   private checkpoints = 0;
   private unflushed: ByteCount = 0;
@@ -109,9 +114,9 @@ export class ProductionSession {
 
   constructor(options: ProductionSessionOptions) {
     this.options = options;
-    this.generation = options.disk.generation();
+    this.generation = options.since ?? options.disk.generation();
     this.side = new Side(options.disk);
-    this.packer = new Packer(options.codec, options.compression);
+    this.reader = new PieceReader(this.side, new Packer(options.codec, options.compression));
     this.gauge = new LinkGauge(options.connection);
   }
 
@@ -267,13 +272,14 @@ export class ProductionSession {
   private async placeMarked(bitmap: SyncBitmap, placed: PagedBits): Promise<void> {
     const { connection, totals } = this.options;
     const { blockSize } = bitmap;
-    for (const plan of plansOf(bitmap.marks)) {
+    // Of a copy: the marks are cleared while plans are taken.
+    const plans = batches(bitmap.marks.clone().runs(), this.options.placingBlocks ?? MAX_PLACING_BLOCKS);
+    for (const plan of plans) {
       const count = blocksIn(plan);
       totals.begin('placing', count * blockSize);
       await this.sendSignatures(plan, bitmap);
       await connection.send(MessageType.place);
-      const frame = await connection.receive();
-      if (frame.type !== MessageType.placed) throw connection.unexpected(frame, 'placed');
+      const frame = await this.answer(MessageType.placed);
       const answers = decodePlaced(frame.payload, count);
       let at = 0;
       for (const { start, end } of plan) {
@@ -324,7 +330,8 @@ export class ProductionSession {
     const piece = this.options.open.refine ?? 0;
     if (piece === 0 || piece >= blockSize) await this.sendPieces(piecesOf(sent.runs(), this.side, bitmap));
     else {
-      const most = Math.max(1, Math.floor(MAX_REFINED_PIECES / (blockSize / piece)));
+      const { refinedPieces = MAX_REFINED_PIECES } = this.options;
+      const most = Math.max(1, Math.floor(refinedPieces / (blockSize / piece)));
       for (const runs of batches(sent.runs(), most)) {
         const differing = await this.refined(runs, piece, bitmap);
         await this.sendPieces(piecesOf(differing, this.side, { size, blockSize: piece }));
@@ -346,8 +353,7 @@ export class ProductionSession {
     const all = pieceRuns(runs, { piece, blockSize, size });
     const digests = await signPieces({ disk, size, piece, key, runs: all });
     await connection.send(MessageType.refine, ...encodeRefine({ runs, piece, key, digests }));
-    const frame = await connection.receive();
-    if (frame.type !== MessageType.refined) throw connection.unexpected(frame, 'refined');
+    const frame = await this.answer(MessageType.refined);
     const differs = decodePlaced(frame.payload, blocksIn(all));
     const found: BlockRun[] = [];
     let at = 0;
@@ -365,16 +371,22 @@ export class ProductionSession {
   /** Reads and packs ahead, sends in order, and asks for durability now and then. */
   private async sendPieces(pieces: AsyncGenerator<Piece, undefined>): Promise<void> {
     const { connection, totals } = this.options;
-    const ahead: Promise<Data>[] = [];
+    const ahead: Promise<PackedPiece>[] = [];
     for (let more = true; more || ahead.length > 0; ) {
       while (more && ahead.length < PIECES_AHEAD) {
         const next = await pieces.next();
         if (next.done) more = false;
-        else ahead.push(this.packed(next.value));
+        else {
+          const packing = this.reader.pack(next.value, () => this.gauge.isBound);
+          packing.catch(() => undefined);
+          ahead.push(packing);
+        }
       }
-      const data = await ahead.shift();
-      if (data === undefined) continue;
-      await connection.send(MessageType.data, ...encodeData(data));
+      const packed = await ahead.shift();
+      if (packed === undefined) continue;
+      const { data, message } = packed;
+      if ('frame' in message) await connection.sendFrame(MessageType.data, message.frame, message.free);
+      else await connection.send(MessageType.data, ...message.parts);
       totals.sentBytes += data.length;
       totals.storedBytes += data.stored.length;
       if (data.encoding === Encoding.zero) totals.zeroBytes += data.length;
@@ -386,43 +398,36 @@ export class ProductionSession {
     }
   }
 
-  private packed({ offset, length, zero }: { offset: number; length: number; zero: boolean }): Promise<Data> {
-    const nothing = new Uint8Array(0);
-    if (zero) return Promise.resolve({ offset, length, encoding: Encoding.zero, stored: nothing });
-    const packing = (async () => {
-      const bytes = new Uint8Array(length);
-      const pending = this.side.read(offset, bytes);
-      if (pending) await pending;
-      if (isZeros(bytes)) return { offset, length, encoding: Encoding.zero, stored: nothing };
-      return this.packer.pack(offset, bytes, this.gauge.isBound);
-    })();
-    packing.catch(() => undefined);
-    return packing;
-  }
-
   /** Asks for durability; returns when at most `open` of such questions are unanswered. */
   private async checkpoint(open: number): Promise<void> {
-    const { connection, totals } = this.options;
+    const { connection } = this.options;
     await connection.send(MessageType.checkpoint, encodeNumber(++this.checkpoints));
-    while (this.checkpoints - this.durable > open) {
+    while (this.checkpoints - this.durable > open) this.takeDurable(await connection.receive());
+  }
+
+  /** The answer to what was asked last; answers to checkpoints that were asked for before may come first. */
+  private async answer(type: number): Promise<Frame> {
+    const { connection } = this.options;
+    for (;;) {
       const frame = await connection.receive();
-      if (frame.type !== MessageType.durable) throw connection.unexpected(frame, 'durable');
-      const id = decodeNumber(frame.payload, 'durable');
-      if (id !== this.durable + 1)
-        throw new DriftmapError(
-          'malformed',
-          `expected checkpoint ${this.durable + 1} to be durable, got ${id}`,
-        );
-      this.durable = id;
-      totals.checkpoints++;
+      if (frame.type === type) return frame;
+      if (this.checkpoints === this.durable) throw connection.unexpected(frame, messageName(type));
+      this.takeDurable(frame);
     }
   }
-}
 
-/** Marked blocks in plans of bounded size. */
-function* plansOf(marks: PagedBits): Generator<BlockRun[], undefined> {
-  // A copy: the marks are cleared while plans are taken.
-  yield* batches(marks.clone().runs(), MAX_PLACING_BLOCKS);
+  private takeDurable(frame: Frame): void {
+    const { connection, totals } = this.options;
+    if (frame.type !== MessageType.durable) throw connection.unexpected(frame, 'durable');
+    const id = decodeNumber(frame.payload, 'durable');
+    if (id !== this.durable + 1)
+      throw new DriftmapError(
+        'malformed',
+        `expected checkpoint ${this.durable + 1} to be durable, got ${id}`,
+      );
+    this.durable = id;
+    totals.checkpoints++;
+  }
 }
 
 /** Runs in lists of at most so many blocks. */
