@@ -42,6 +42,7 @@ import {
 } from '../wire/session-messages.ts';
 import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { Comparer } from './comparer.ts';
+import { followLive, type LiveEnd, type LiveProduction } from './live.ts';
 import { type Piece, piecesOf } from './marked-pieces.ts';
 import { type Codec, type Compression, isZeros, LinkGauge, Packer } from './packer.ts';
 import { signPieces } from './pieces.ts';
@@ -65,19 +66,6 @@ export interface ProductionSessionOptions {
   readonly live?: LiveProduction | undefined;
 }
 
-/**
- * A production disk that is written to during the session, and whose writes are marked: when a write has ended, and
- * before it is acknowledged. (Marked earlier, it could be taken, and its block sent, before its bytes are there.)
- */
-export interface LiveProduction {
-  /** The blocks that were marked since the last call; they are no longer marked then. */
-  take(): PagedBits | Promise<PagedBits>;
-  /** When a pass leaves no more than this marked, production is asked to be quiet. */
-  readonly threshold: ByteCount;
-  /** Stops writes to production, and resolves when none is under way. */
-  quiesce(): Promise<void>;
-}
-
 /** Data that is read and packed ahead of what is sent. */
 const PIECES_AHEAD = 4;
 /** Signatures of one message: 512 KiB. */
@@ -87,8 +75,6 @@ const MAX_REFINED_PIECES = 32_768;
 /** Verifying looks again at what differed, at most so often, with a pause for blocks in flight to arrive. */
 const LOOKS = 3;
 const LOOK_PAUSE_MS = 300;
-/** Passes over what became dirty: a guest that writes faster than the link carries never ends by itself. */
-const MAX_PASSES = 16;
 
 export class ProductionSession {
   /** Blocks that differ, or are still to be made equal. */
@@ -146,9 +132,8 @@ export class ProductionSession {
     this.bitmap = bitmap;
     await this.firstComparison(ready, bitmap);
     if (open.job === 'verify') await this.lookAgain(bitmap);
-    if (open.job === 'sync') await this.synchronize(ready, bitmap);
-    const quiesced = this.options.live !== undefined || disk.generation() === this.generation;
-    await connection.sendControl(MessageType.finish, { generation: disk.generation(), quiesced });
+    const end = open.job === 'sync' ? await this.synchronize(ready, bitmap) : this.endOf();
+    await connection.sendControl(MessageType.finish, end);
     const { consistent } = await connection.expect(MessageType.finished, finishedShape);
     this.consistent = consistent;
     totals.begin('finished', 0);
@@ -229,21 +214,35 @@ export class ProductionSession {
 
   // Synchronizing
 
-  private async synchronize(ready: ReadyMessage, bitmap: SyncBitmap): Promise<void> {
-    const { live } = this.options;
-    await this.transfer(ready, bitmap);
-    if (live === undefined) return;
-    for (let pass = 1; ; pass++) {
-      const dirty = await live.take();
-      if (dirty.count * bitmap.blockSize > live.threshold && pass < MAX_PASSES) {
-        await this.sendMarks(dirty, bitmap);
-        await this.transfer(ready, bitmap);
-        continue;
-      }
-      await live.quiesce();
-      await this.sendMarks(dirty.or(await live.take()), bitmap);
-      return this.transfer(ready, bitmap);
+  private async synchronize(ready: ReadyMessage, bitmap: SyncBitmap): Promise<LiveEnd> {
+    const { live, disk, totals } = this.options;
+    const transfer = async () => {
+      const before = totals.sentBytes + totals.placedBytes;
+      await this.transfer(ready, bitmap);
+      return totals.sentBytes + totals.placedBytes - before;
+    };
+    if (live === undefined) {
+      await transfer();
+      return this.endOf();
     }
+    return followLive(live, {
+      geometry: bitmap,
+      transfer,
+      mark: (dirty) => this.sendMarks(dirty, bitmap),
+      compare: async () => {
+        await this.compareAs('marked', bitmap.marks.clone(), bitmap);
+        // The replica takes what is equal from its marks: the next pass begins with the same on both sides.
+        await this.checkpoint(0);
+        return bitmap.count;
+      },
+      generation: () => disk.generation(),
+    });
+  }
+
+  /** Of a disk that nobody was to write to. */
+  private endOf(): LiveEnd {
+    const generation = this.options.disk.generation();
+    return { generation, quiesced: generation === this.generation };
   }
 
   private async sendMarks(dirty: PagedBits, bitmap: SyncBitmap): Promise<void> {

@@ -21,9 +21,10 @@ import { openedShape } from '../wire/session-messages.ts';
 import { parseSite } from '../wire/site.ts';
 import { memoryPair } from '../wire/transport.ts';
 import { type RemoteSite, stopped } from './connect.ts';
+import type { LiveProduction } from './live.ts';
 import { type Origin, openOrigin } from './origin.ts';
 import { type Compression, commonCodec } from './packer.ts';
-import { type LiveProduction, ProductionSession } from './production-session.ts';
+import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { type FirstComparison, infoOf, ReplicaSession, stampOf } from './replica-session.ts';
 import {
@@ -115,7 +116,7 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
       const warnings = [
         ...origin.disk.warnings,
         ...session.warnings,
-        ...changed(session.consistent, origin.disk),
+        ...changed(session.consistent, origin.disk, options.live),
       ];
       return syncResult(chosen, session.bitmap!.size, totals, connection, session, warnings);
     });
@@ -157,8 +158,12 @@ async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncRes
 const notConsistent =
   'production was written to during the session: what was written meanwhile may be missing from the replica; synchronize again';
 
-function changed(consistent: boolean, disk: VirtualDisk): string[] {
-  return consistent ? [] : [`${disk.name}: ${notConsistent}`];
+const notQuiet =
+  'production was followed until little was left, and was not made quiet for the last pass: what is written now is missing from the replica; say how it is made quiet (--quiesce, --resume), or stop it and synchronize once more';
+
+function changed(consistent: boolean, disk: VirtualDisk, live: LiveProduction | undefined): string[] {
+  if (consistent) return [];
+  return [`${disk.name}: ${live !== undefined && live.quiesce === undefined ? notQuiet : notConsistent}`];
 }
 
 // Both here
@@ -259,7 +264,7 @@ class LocalSession {
     const warnings = [
       ...origin.disk.warnings,
       ...target.warnings,
-      ...changed(production.consistent, origin.disk),
+      ...changed(production.consistent, origin.disk, live),
     ];
     const result = syncResult(chosen, size, totals, null, production, warnings);
     return { ...result, signature: this.signature };
