@@ -57,8 +57,8 @@ export interface LiveSteps {
   mark(dirty: PagedBits): Promise<void>;
   /** Compares what is marked, and leaves only what differs marked. */
   compare(): Promise<BlockCount>;
-  /** Of production. */
-  generation(): string;
+  /** Of production: durable, so that whatever is stored later makes another one. */
+  generation(): Promise<string>;
 }
 
 export interface LiveEnd {
@@ -84,13 +84,13 @@ export async function followLive(live: LiveProduction, steps: LiveSteps): Promis
     }
     if (live.quiesce === undefined) {
       await onePass(live, steps, { pass, dirty, quiet: false });
-      return { quiesced: false, generation: steps.generation() };
+      return { quiesced: false, generation: await steps.generation() };
     }
     await live.quiesce();
     try {
       const rest = dirty.or(await live.take(steps.geometry));
       await onePass(live, steps, { pass, dirty: rest, quiet: true });
-      return { quiesced: true, generation: steps.generation() };
+      return { quiesced: true, generation: await steps.generation() };
     } finally {
       await live.resume?.();
     }

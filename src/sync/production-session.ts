@@ -15,6 +15,7 @@ import { MiB } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { settleGeneration } from '../scan/generation.ts';
 import { Side } from '../scan/side.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
@@ -132,7 +133,7 @@ export class ProductionSession {
     this.bitmap = bitmap;
     await this.firstComparison(ready, bitmap);
     if (open.job === 'verify') await this.lookAgain(bitmap);
-    const end = open.job === 'sync' ? await this.synchronize(ready, bitmap) : this.endOf();
+    const end = open.job === 'sync' ? await this.synchronize(ready, bitmap) : await this.endOf();
     await connection.sendControl(MessageType.finish, end);
     const { consistent } = await connection.expect(MessageType.finished, finishedShape);
     this.consistent = consistent;
@@ -235,13 +236,13 @@ export class ProductionSession {
         await this.checkpoint(0);
         return bitmap.count;
       },
-      generation: () => disk.generation(),
+      generation: () => settled(disk),
     });
   }
 
   /** Of a disk that nobody was to write to. */
-  private endOf(): LiveEnd {
-    const generation = this.options.disk.generation();
+  private async endOf(): Promise<LiveEnd> {
+    const generation = await settled(this.options.disk);
     return { generation, quiesced: generation === this.generation };
   }
 
@@ -416,6 +417,12 @@ export class ProductionSession {
       totals.checkpoints++;
     }
   }
+}
+
+/** The generation, of which stores through a mapping that come later make another one. */
+async function settled(disk: VirtualDisk): Promise<string> {
+  await settleGeneration(disk);
+  return disk.generation();
 }
 
 /** Marked blocks in plans of bounded size. */
