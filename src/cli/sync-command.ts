@@ -16,12 +16,20 @@ import {
   workersOption,
 } from './options.ts';
 import { line } from './scan-report.ts';
-import { addSiteOptions, explainSites, type SiteFlags, siteOptions } from './site-options.ts';
+import {
+  addIndexOptions,
+  addSiteOptions,
+  chosenBlockSize,
+  explainSites,
+  type IndexFlags,
+  type SiteFlags,
+  siteOptions,
+} from './site-options.ts';
 import { stopOnSignals } from './stop.ts';
 import { createSyncBar } from './sync-bar.ts';
 import { paint, print, printable } from './terminal.ts';
 
-interface SyncFlags extends SiteFlags, LiveFlags {
+interface SyncFlags extends SiteFlags, LiveFlags, IndexFlags {
   blockSize: number;
   signature?: AlgorithmName;
   bySignature?: boolean;
@@ -76,6 +84,7 @@ export function defineSync(program: Command): void {
     .option('--full', 'compare everything, whatever an earlier run found')
     .option('--adopt', 'take a replica that belongs to another disk')
     .option('--discard', 'give up what was written to the replica after a failover');
+  addIndexOptions(command);
   addLiveOptions(command);
   addSiteOptions(command)
     .addOption(workersOption())
@@ -99,7 +108,12 @@ ${explainExits.replace('1 different', '1 not consistent (production was written 
     .action(runSync);
 }
 
-async function runSync(production: string, replica: string, flags: SyncFlags): Promise<void> {
+async function runSync(
+  production: string,
+  replica: string,
+  flags: SyncFlags,
+  command: Command,
+): Promise<void> {
   const signal = stopOnSignals();
   const { sync } = await import('../sync/sync.ts');
   const bar = await createSyncBar(flags.quiet === true || flags.json === true);
@@ -109,8 +123,10 @@ async function runSync(production: string, replica: string, flags: SyncFlags): P
     ...siteOptions(flags, signal),
     production,
     replica,
-    blockSize: flags.blockSize,
+    blockSize: chosenBlockSize(command, flags),
     signature: flags.signature,
+    productionIndex: flags.productionIndex,
+    replicaIndex: flags.replicaIndex,
     bySignature: flags.bySignature,
     refine: flags.refine,
     compression: flags.compress,

@@ -16,6 +16,7 @@ import { PagedBits } from '../bitmap/paged-bits.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { settleGeneration } from '../scan/generation.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { Side } from '../scan/side.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
@@ -63,6 +64,8 @@ export interface ProductionSessionOptions {
   readonly totals: SyncTotals;
   /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
   readonly marks?: PagedBits | undefined;
+  /** Of the disk: used in the first comparison. */
+  readonly indexes?: SideIndexes | null | undefined;
   /** Writes that arrive meanwhile. */
   readonly live?: LiveProduction | undefined;
 }
@@ -116,13 +119,13 @@ export class ProductionSession {
   }
 
   private async session(): Promise<void> {
-    const { connection, disk, open, workers, totals } = this.options;
+    const { connection, disk, open, workers, totals, indexes } = this.options;
     const ready = await connection.expect(MessageType.ready, readyShape);
     this.replica = ready.replica;
     this.warnings = ready.warnings;
     this.checkSize(ready);
     const { size } = ready;
-    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers });
+    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers, indexes });
     const bitmap = new SyncBitmap({
       size,
       blockSize: open.blockSize,
@@ -191,6 +194,7 @@ export class ProductionSession {
       key,
       nodeKey,
       todo,
+      indexed: what === 'first',
       onProgress: (bytes) => {
         totals.comparedBytes += bytes;
         totals.add(bytes);
