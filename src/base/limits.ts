@@ -378,3 +378,5 @@ export const QMP_MAX_LINE_BYTES = 16 * MiB;
 export const QMP_SILENCE_SECONDS = 120;
 /** Passes over what became dirty: a guest that writes faster than the link carries never ends by itself. */
 export const MAX_LIVE_PASSES = 16;
+/** Trees without leaves that production keeps while it waits for answers, where an index makes the leaves again: 70 MiB; 4 TiB in blocks of 64 KiB. */
+export const MAX_LIGHT_WINDOWS = 1024;

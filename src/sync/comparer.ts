@@ -82,6 +82,7 @@ export class Comparer {
       zeroLeaf,
       signatureBytes,
       onSignatures,
+      isCheap: indexed && (this.options.indexes ?? null) !== null,
       onProgress,
     });
     const found = new PagedBits(this.blocks);

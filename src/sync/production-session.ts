@@ -15,12 +15,13 @@ import { MiB } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import { settleGeneration } from '../scan/generation.ts';
+import { settledGeneration } from '../scan/generation.ts';
 import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { Side } from '../scan/side.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
-import { MessageType } from '../wire/message-types.ts';
+import type { Frame } from '../wire/frame.ts';
+import { MessageType, messageName } from '../wire/message-types.ts';
 import {
   type Data,
   DIGEST_BYTES,
@@ -61,6 +62,9 @@ export interface ProductionSessionOptions {
   readonly workers: number;
   /** Data between two checkpoints. */
   readonly checkpointBytes?: ByteCount | undefined;
+  /** Pieces that are compared again at a time, and blocks of one plan: fewer for tests. */
+  readonly refinedPieces?: number | undefined;
+  readonly placingBlocks?: number | undefined;
   readonly totals: SyncTotals;
   /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
   readonly marks?: PagedBits | undefined;
@@ -240,13 +244,13 @@ export class ProductionSession {
         await this.checkpoint(0);
         return bitmap.count;
       },
-      generation: () => settled(disk),
+      generation: () => settledGeneration(disk),
     });
   }
 
   /** Of a disk that nobody was to write to. */
   private async endOf(): Promise<LiveEnd> {
-    const generation = await settled(this.options.disk);
+    const generation = await settledGeneration(this.options.disk);
     return { generation, quiesced: generation === this.generation };
   }
 
@@ -271,13 +275,14 @@ export class ProductionSession {
   private async placeMarked(bitmap: SyncBitmap, placed: PagedBits): Promise<void> {
     const { connection, totals } = this.options;
     const { blockSize } = bitmap;
-    for (const plan of plansOf(bitmap.marks)) {
+    // Of a copy: the marks are cleared while plans are taken.
+    const plans = batches(bitmap.marks.clone().runs(), this.options.placingBlocks ?? MAX_PLACING_BLOCKS);
+    for (const plan of plans) {
       const count = blocksIn(plan);
       totals.begin('placing', count * blockSize);
       await this.sendSignatures(plan, bitmap);
       await connection.send(MessageType.place);
-      const frame = await connection.receive();
-      if (frame.type !== MessageType.placed) throw connection.unexpected(frame, 'placed');
+      const frame = await this.answer(MessageType.placed);
       const answers = decodePlaced(frame.payload, count);
       let at = 0;
       for (const { start, end } of plan) {
@@ -328,7 +333,8 @@ export class ProductionSession {
     const piece = this.options.open.refine ?? 0;
     if (piece === 0 || piece >= blockSize) await this.sendPieces(piecesOf(sent.runs(), this.side, bitmap));
     else {
-      const most = Math.max(1, Math.floor(MAX_REFINED_PIECES / (blockSize / piece)));
+      const { refinedPieces = MAX_REFINED_PIECES } = this.options;
+      const most = Math.max(1, Math.floor(refinedPieces / (blockSize / piece)));
       for (const runs of batches(sent.runs(), most)) {
         const differing = await this.refined(runs, piece, bitmap);
         await this.sendPieces(piecesOf(differing, this.side, { size, blockSize: piece }));
@@ -350,8 +356,7 @@ export class ProductionSession {
     const all = pieceRuns(runs, { piece, blockSize, size });
     const digests = await signPieces({ disk, size, piece, key, runs: all });
     await connection.send(MessageType.refine, ...encodeRefine({ runs, piece, key, digests }));
-    const frame = await connection.receive();
-    if (frame.type !== MessageType.refined) throw connection.unexpected(frame, 'refined');
+    const frame = await this.answer(MessageType.refined);
     const differs = decodePlaced(frame.payload, blocksIn(all));
     const found: BlockRun[] = [];
     let at = 0;
@@ -406,33 +411,34 @@ export class ProductionSession {
 
   /** Asks for durability; returns when at most `open` of such questions are unanswered. */
   private async checkpoint(open: number): Promise<void> {
-    const { connection, totals } = this.options;
+    const { connection } = this.options;
     await connection.send(MessageType.checkpoint, encodeNumber(++this.checkpoints));
-    while (this.checkpoints - this.durable > open) {
+    while (this.checkpoints - this.durable > open) this.takeDurable(await connection.receive());
+  }
+
+  /** The answer to what was asked last; answers to checkpoints that were asked for before may come first. */
+  private async answer(type: number): Promise<Frame> {
+    const { connection } = this.options;
+    for (;;) {
       const frame = await connection.receive();
-      if (frame.type !== MessageType.durable) throw connection.unexpected(frame, 'durable');
-      const id = decodeNumber(frame.payload, 'durable');
-      if (id !== this.durable + 1)
-        throw new DriftmapError(
-          'malformed',
-          `expected checkpoint ${this.durable + 1} to be durable, got ${id}`,
-        );
-      this.durable = id;
-      totals.checkpoints++;
+      if (frame.type === type) return frame;
+      if (this.checkpoints === this.durable) throw connection.unexpected(frame, messageName(type));
+      this.takeDurable(frame);
     }
   }
-}
 
-/** The generation, of which stores through a mapping that come later make another one. */
-async function settled(disk: VirtualDisk): Promise<string> {
-  await settleGeneration(disk);
-  return disk.generation();
-}
-
-/** Marked blocks in plans of bounded size. */
-function* plansOf(marks: PagedBits): Generator<BlockRun[], undefined> {
-  // A copy: the marks are cleared while plans are taken.
-  yield* batches(marks.clone().runs(), MAX_PLACING_BLOCKS);
+  private takeDurable(frame: Frame): void {
+    const { connection, totals } = this.options;
+    if (frame.type !== MessageType.durable) throw connection.unexpected(frame, 'durable');
+    const id = decodeNumber(frame.payload, 'durable');
+    if (id !== this.durable + 1)
+      throw new DriftmapError(
+        'malformed',
+        `expected checkpoint ${this.durable + 1} to be durable, got ${id}`,
+      );
+    this.durable = id;
+    totals.checkpoints++;
+  }
 }
 
 /** Runs in lists of at most so many blocks. */
