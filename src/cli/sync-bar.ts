@@ -3,19 +3,25 @@
 import { humanSize } from '../base/units.ts';
 import type { SyncProgress } from '../sync/progress.ts';
 import { clock } from './progress-bar.ts';
-import { columns } from './terminal.ts';
+import { columns, printable } from './terminal.ts';
 
 export interface SyncBar {
   show(progress: SyncProgress): void;
+  /** A line that stays, above the bar; also where no bar is drawn. */
+  say(text: string): void;
   stop(): void;
 }
 
 /** Draws on a terminal; elsewhere, and with `quiet`, it does nothing. */
 export async function createSyncBar(quiet: boolean): Promise<SyncBar> {
   const stream = process.stderr;
-  if (quiet || !stream.isTTY) return { show: () => {}, stop: () => {} };
+  const say = (text: string) => {
+    stream.write(`${stream.isTTY ? '\r\u001b[K' : ''}driftmap: ${printable(text)}\n`);
+  };
+  if (quiet || !stream.isTTY) return { show: () => {}, say, stop: () => {} };
   let drawn = false;
   return {
+    say,
     show(progress) {
       stream.write(`\r\u001b[K${progressLine(progress).slice(0, columns(stream) - 1)}`);
       drawn = true;

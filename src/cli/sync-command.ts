@@ -6,6 +6,7 @@ import type { AlgorithmName } from '../signature/algorithm.ts';
 import type { Compression } from '../sync/packer.ts';
 import type { SyncOptions, SyncResult } from '../sync/sync.ts';
 import { Exit, explainExits, warn } from './exit.ts';
+import { addLiveOptions, explainLive, type LiveFlags, openLive } from './live-options.ts';
 import {
   allowOutsideOption,
   blockSizeOption,
@@ -15,12 +16,20 @@ import {
   workersOption,
 } from './options.ts';
 import { line } from './scan-report.ts';
-import { addSiteOptions, explainSites, type SiteFlags, siteOptions } from './site-options.ts';
+import {
+  addIndexOptions,
+  addSiteOptions,
+  chosenBlockSize,
+  explainSites,
+  type IndexFlags,
+  type SiteFlags,
+  siteOptions,
+} from './site-options.ts';
 import { stopOnSignals } from './stop.ts';
 import { createSyncBar } from './sync-bar.ts';
 import { paint, print, printable } from './terminal.ts';
 
-interface SyncFlags extends SiteFlags {
+interface SyncFlags extends SiteFlags, LiveFlags, IndexFlags {
   blockSize: number;
   signature?: AlgorithmName;
   bySignature?: boolean;
@@ -75,6 +84,8 @@ export function defineSync(program: Command): void {
     .option('--full', 'compare everything, whatever an earlier run found')
     .option('--adopt', 'take a replica that belongs to another disk')
     .option('--discard', 'give up what was written to the replica after a failover');
+  addIndexOptions(command);
+  addLiveOptions(command);
   addSiteOptions(command)
     .addOption(workersOption())
     .option('--json', 'print the result as one JSON object')
@@ -84,27 +95,38 @@ export function defineSync(program: Command): void {
     .addOption(allowOutsideOption())
     .addHelpText(
       'after',
-      `${explainSites}
+      `${explainLive}${explainSites}
 Examples:
   driftmap sync vm.qcow2 replica.raw
   driftmap sync vm.raw ssh://replica.example/srv/vm.raw --limit 50M
   driftmap sync ssh://production.example/srv/vm.raw vm.raw
   driftmap sync vm.raw driftmaps://replica.example/vm --tls-ca ca.pem --tls-cert me.pem --tls-key me.key
+  driftmap sync 'nbd+unix:///vm?socket=/run/vm.nbd' ssh://replica.example/srv/vm.raw --qmp /run/vm.qmp \\
+      --quiesce 'virsh suspend vm' --resume 'virsh resume vm'
 ${explainExits.replace('1 different', '1 not consistent (production was written to meanwhile)')}`,
     )
     .action(runSync);
 }
 
-async function runSync(production: string, replica: string, flags: SyncFlags): Promise<void> {
+async function runSync(
+  production: string,
+  replica: string,
+  flags: SyncFlags,
+  command: Command,
+): Promise<void> {
   const signal = stopOnSignals();
   const { sync } = await import('../sync/sync.ts');
   const bar = await createSyncBar(flags.quiet === true || flags.json === true);
+  const tell = flags.quiet ? () => undefined : (line: string) => bar.say(line);
+  const live = await openLive(production, flags, tell);
   const options: SyncOptions = {
     ...siteOptions(flags, signal),
     production,
     replica,
-    blockSize: flags.blockSize,
+    blockSize: chosenBlockSize(command, flags),
     signature: flags.signature,
+    productionIndex: flags.productionIndex,
+    replicaIndex: flags.replicaIndex,
     bySignature: flags.bySignature,
     refine: flags.refine,
     compression: flags.compress,
@@ -119,6 +141,7 @@ async function runSync(production: string, replica: string, flags: SyncFlags): P
     productionFormat: flags.productionFormat,
     replicaFormat: flags.replicaFormat,
     allowOutside: flags.allowOutside,
+    live,
     onProgress: (progress) => bar.show(progress),
   };
   let result: SyncResult;
@@ -126,6 +149,7 @@ async function runSync(production: string, replica: string, flags: SyncFlags): P
     result = await sync(options);
   } finally {
     bar.stop();
+    await live?.close().catch((cause) => warn(`what was begun in QEMU is still there: ${String(cause)}`));
   }
   for (const warning of result.warnings) warn(warning);
   process.exitCode = result.consistent ? Exit.equal : Exit.different;
@@ -152,6 +176,7 @@ function describe(production: string, replica: string, result: SyncResult): stri
     const zeros = zeroBytes > 0 ? `, ${humanSize(zeroBytes)} of it zeros` : '';
     lines.push(line('sent', `${humanSize(dataBytes)}${zeros}, as ${humanSize(storedBytes)} of data`));
   }
+  if (result.passes > 1) lines.push(line('passes', `${result.passes}, over what became dirty`));
   const wire = result.sentBytes + result.receivedBytes;
   if (wire > 0)
     lines.push(line('network', `${humanSize(result.sentBytes)} out, ${humanSize(result.receivedBytes)} in`));

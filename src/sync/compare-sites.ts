@@ -15,10 +15,12 @@ import type { RemoteSite } from './connect.ts';
 import { ProductionSession } from './production-session.ts';
 import type { SyncTotals } from './progress.ts';
 import { infoOf, ReplicaSession } from './replica-session.ts';
+import { openIndexes, type SessionIndexes } from './session-indexes.ts';
 import {
   type Chosen,
   choose,
   openMessage,
+  refuseFarIndex,
   refuseTwoSites,
   type SessionOptions,
   type SessionResult,
@@ -78,12 +80,16 @@ async function compareWithReplica(
   chosen: Chosen,
   options: CompareOptions,
 ): Promise<CompareResult> {
+  refuseFarIndex(options.replicaIndex, 'replica');
   const { disk, close } = await openToCompare(
     options.production,
     options.productionFormat,
     options.allowOutside,
   );
+  let indexes = null;
   try {
+    indexes = await openIndexes(options.productionIndex, disk, chosen);
+    const { side, warnings } = indexes;
     return await withSite(site, options, async ({ connection }) => {
       const open = openMessage(site.disk, 'replica', job, chosen, { replicaFormat: options.replicaFormat });
       await connection.sendControl(MessageType.open, { ...open, production: infoOf(disk) });
@@ -91,14 +97,16 @@ async function compareWithReplica(
       const totals = totalsOf(connection, options);
       const workers = options.workers ?? defaultWorkers();
       const common = { connection, disk, open, workers, totals, codec: null, compression: 'never' } as const;
-      const session = new ProductionSession(common);
+      const session = new ProductionSession({ ...common, indexes: side });
       await session.run();
       return compareResult(chosen, session.bitmap!, totals, connection, [
         ...disk.warnings,
+        ...warnings,
         ...session.warnings,
       ]);
     });
   } finally {
+    indexes?.close();
     await close();
   }
 }
@@ -110,8 +118,12 @@ async function compareWithProduction(
   options: CompareOptions,
 ): Promise<CompareResult> {
   const replica = options.replica;
+  refuseFarIndex(options.productionIndex, 'production disk');
   const { disk, close } = await openToCompare(replica, options.replicaFormat, options.allowOutside);
+  let indexes = null;
   try {
+    indexes = await openIndexes(options.replicaIndex, disk, chosen);
+    const { side, warnings: own } = indexes;
     return await withSite(site, options, async ({ connection }) => {
       const open = openMessage(site.disk, 'production', job, chosen, {
         productionFormat: options.productionFormat,
@@ -124,11 +136,13 @@ async function compareWithProduction(
       const size = Math.max(disk.size, production.size);
       const workers = options.workers ?? defaultWorkers();
       const common = { connection, disk, production, size, open, workers, totals, warnings: disk.warnings };
-      const session = new ReplicaSession({ ...common, compare: { what: 'all' } });
+      const session = new ReplicaSession({ ...common, indexes: side, compare: { what: 'all' } });
       await session.run();
-      return compareResult(chosen, session.bitmap, totals, connection, [...warnings, ...disk.warnings]);
+      const all = [...warnings, ...disk.warnings, ...own];
+      return compareResult(chosen, session.bitmap, totals, connection, all);
     });
   } finally {
+    indexes?.close();
     await close();
   }
 }
@@ -145,11 +159,16 @@ async function compareHere(
   const a = await openToCompare(options.production, options.productionFormat, options.allowOutside);
   try {
     const b = await openToCompare(options.replica, options.replicaFormat, options.allowOutside);
+    const indexes: SessionIndexes[] = [];
     try {
       const totals = totalsOf(null, options);
       const { signature, blockSize } = chosen;
       const { workers, signal } = options;
-      const common = { production: a.disk, replica: b.disk, signature, blockSize, workers, signal };
+      const both = { production: a.disk, replica: b.disk, signature, blockSize, workers, signal };
+      indexes.push(await openIndexes(options.productionIndex, a.disk, chosen));
+      indexes.push(await openIndexes(options.replicaIndex, b.disk, chosen));
+      const [productionIndex, replicaIndex] = indexes.map((one) => one.list);
+      const common = { ...both, productionIndex, replicaIndex };
       totals.begin('comparing', Math.max(a.disk.size, b.disk.size));
       let result = await scan(common);
       totals.comparedBytes += result.comparedBytes + result.skippedBytes;
@@ -160,8 +179,10 @@ async function compareHere(
         result = await scan({ ...common, within: result.bitmap });
         if (result.markedBlocks === before) break;
       }
-      return compareResult(chosen, result.bitmap, totals, null, [...a.disk.warnings, ...b.disk.warnings]);
+      const warnings = [...a.disk.warnings, ...b.disk.warnings, ...indexes.flatMap((one) => one.warnings)];
+      return compareResult(chosen, result.bitmap, totals, null, warnings);
     } finally {
+      for (const index of indexes) index.close();
       await b.close();
     }
   } finally {

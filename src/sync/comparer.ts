@@ -4,6 +4,7 @@ import type { BlockCount, ByteCount } from '../base/units.ts';
 import { blockCount } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import type { SignatureAlgorithm } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
 import { BlockSigner } from './block-signer.ts';
@@ -19,6 +20,8 @@ export interface ComparerOptions {
   readonly size: ByteCount;
   readonly blockSize: ByteCount;
   readonly workers: number;
+  /** Signature indexes of the disk. */
+  readonly indexes?: SideIndexes | null | undefined;
 }
 
 export interface CompareCall {
@@ -28,6 +31,8 @@ export interface CompareCall {
   readonly nodeKey: Uint8Array;
   /** Blocks to look at; null for all. */
   readonly todo: PagedBits | null;
+  /** Indexes may be used: nobody has written to the disk since they were made. */
+  readonly indexed?: boolean | undefined;
   readonly onSignatures?: ((window: number, signatures: Uint8Array) => void) | undefined;
   readonly onProgress: (bytes: ByteCount) => void;
 }
@@ -57,7 +62,8 @@ export class Comparer {
   async compare(call: CompareCall): Promise<PagedBits> {
     const { connection, disk, size, blockSize } = this.options;
     const { algorithm, key, nodeKey, todo, leads, onSignatures, onProgress } = call;
-    const pass = { algorithm: algorithm.name, key, nodeKey };
+    const indexed = call.indexed === true && algorithm.name === 'blake3';
+    const pass = { algorithm: algorithm.name, key, nodeKey, indexed };
     const pool = this.threads;
     pool.begin(pass);
     const own = new BlockSigner({ disk, size, blockSize });
@@ -76,6 +82,7 @@ export class Comparer {
       zeroLeaf,
       signatureBytes,
       onSignatures,
+      isCheap: indexed && (this.options.indexes ?? null) !== null,
       onProgress,
     });
     const found = new PagedBits(this.blocks);

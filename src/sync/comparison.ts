@@ -20,7 +20,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { MAX_DESCENTS, MAX_OPEN_WINDOWS, WINDOW_BLOCKS } from '../base/limits.ts';
+import { MAX_DESCENTS, MAX_LIGHT_WINDOWS, MAX_OPEN_WINDOWS, WINDOW_BLOCKS } from '../base/limits.ts';
 import type { BlockCount } from '../base/units.ts';
 import type { PagedBits } from '../bitmap/paged-bits.ts';
 import type { Connection } from '../wire/connection.ts';
@@ -62,13 +62,13 @@ export interface ComparisonOptions {
 
 /** A window that is neither known to be equal nor known where it differs. */
 interface OpenWindow {
-  readonly tree: DigestTree;
+  tree: DigestTree;
   /** Of the digests that we sent last; the answer must be below it. */
   level: number;
 }
 
-/** Honest production sends tops of few windows that are not answered. */
-const MAX_WAITING_TOPS = 2 * MAX_OPEN_WINDOWS + 64;
+/** Honest production sends tops of few windows that are not answered, with or without an index. */
+const MAX_WAITING_TOPS = 2 * MAX_LIGHT_WINDOWS + 64;
 
 export class Comparison {
   private readonly options: ComparisonOptions;
@@ -79,6 +79,8 @@ export class Comparison {
   private looked = 0;
   /** Production: windows signed and not settled. Replica: windows that descend. */
   private readonly gate: Gate;
+  /** Signing a window again costs nothing to speak of: its leaves are not kept meanwhile. */
+  private readonly light: boolean;
   private readonly tops: TopRun[] = [];
   private topsCame: (() => void) | null = null;
   /** Windows below this have had their tops, sent or received. */
@@ -92,7 +94,9 @@ export class Comparison {
   constructor(options: ComparisonOptions) {
     this.options = options;
     this.windows = Math.ceil(options.blocks / WINDOW_BLOCKS);
-    this.gate = new Gate(options.leads ? MAX_OPEN_WINDOWS : MAX_DESCENTS);
+    this.light = options.leads && options.signer.isCheap;
+    const most = this.light ? MAX_LIGHT_WINDOWS : MAX_OPEN_WINDOWS;
+    this.gate = new Gate(options.leads ? most : MAX_DESCENTS);
   }
 
   /** Resolves when every window is settled, on this side. */
@@ -138,7 +142,8 @@ export class Comparison {
       if (signed !== null) {
         runs.push({ first: window, end: window + 1, digest: signed.tree.top });
         await this.gate.enter();
-        this.open.set(window, { tree: signed.tree, level: TOP_LEVEL });
+        const tree = this.light ? signed.tree.withoutLeaves() : signed.tree;
+        this.open.set(window, { tree, level: TOP_LEVEL });
       }
       this.topped = signed === null ? this.windows : window + 1;
       if (runs.length > 0) await this.options.connection.send(MessageType.tops, encodeTops(runs));
@@ -226,10 +231,15 @@ export class Comparison {
       leaves,
       together: MAX_DESCENTS / 2,
     });
+    if (level === 0) await this.restoreLeaves(window, open);
     const digests = open.tree.digestsBelow(parentLevel, parents, level, leaves);
     open.level = level;
     const nodes: Nodes = { window, level, parentLevel, parents, digests };
     await this.options.connection.send(MessageType.nodes, ...encodeNodes(nodes));
+  }
+
+  private async restoreLeaves(window: number, open: OpenWindow): Promise<void> {
+    if (!open.tree.hasLeaves) open.tree = await this.options.signer.again(window);
   }
 
   private async takeNodes({ payload }: Frame): Promise<void> {
@@ -238,6 +248,7 @@ export class Comparison {
     const open = this.open.get(window) ?? this.openBackground(window);
     if (parentLevel !== open.level || parentLevel === 0)
       throw malformed(`expected nodes of window ${window} below level ${open.level}, got ${parentLevel}`);
+    if (level === 0) await this.restoreLeaves(window, open);
     const differing = open.tree.differing(nodes);
     if (level > 0 && differing.length > 0) {
       await this.sendNodes(window, open, level, differing);

@@ -12,6 +12,7 @@ import { blockCount, MiB } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { Side } from '../scan/side.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { SignatureTable } from '../store/signature-table.ts';
@@ -59,6 +60,8 @@ export interface ReplicaSessionOptions {
   readonly totals: SyncTotals;
   readonly warnings: readonly string[];
   readonly compare: FirstComparison;
+  /** Of the disk: used in the first comparison, before anything is written. */
+  readonly indexes?: SideIndexes | null | undefined;
   /** Only for a sync. */
   readonly target?: { readonly writer: DiskWriter; readonly keeper: StateKeeper } | undefined;
   /** Other disks whose blocks may be copied, and stores. */
@@ -104,10 +107,10 @@ export class ReplicaSession {
   private busyBytes = 0;
 
   constructor(options: ReplicaSessionOptions) {
-    const { connection, disk, production, size, open, workers, target } = options;
+    const { connection, disk, production, size, open, workers, target, indexes } = options;
     this.options = options;
     this.blocks = blockCount(size, open.blockSize);
-    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers });
+    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers, indexes });
     this.marksInbox = new BitmapInbox(connection.peer, this.blocks);
     this.side = new Side(disk);
     this.placedSince = new PagedBits(this.blocks);
@@ -237,6 +240,7 @@ export class ReplicaSession {
       key,
       nodeKey,
       todo,
+      indexed: what === 'first',
       onSignatures: indexed ? (window, signatures) => this.index(window, signatures) : undefined,
       onProgress: (bytes) => {
         totals.comparedBytes += bytes;

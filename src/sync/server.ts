@@ -18,6 +18,7 @@ import { type Compression, codecs, commonCodec } from './packer.ts';
 import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { ReplicaSession } from './replica-session.ts';
+import { openGranted } from './session-indexes.ts';
 import { type OpenSource, openSource } from './sources.ts';
 import { canonical, openTarget } from './target.ts';
 
@@ -30,6 +31,8 @@ export interface Grant {
   readonly state?: string | undefined;
   /** Disks and stores whose blocks may be copied when this one is written by signature. */
   readonly sources?: readonly string[] | undefined;
+  /** Files of signature indexes of this disk, used where they fit the session and the disk as it is. */
+  readonly indexes?: readonly string[] | undefined;
 }
 
 export interface ServeOptions {
@@ -111,6 +114,10 @@ function hideDisk(message: string, grant: Grant | undefined, name: string): stri
   return message.replaceAll(canonical(grant.disk), name).replaceAll(grant.disk, name);
 }
 
+function hidden(warnings: readonly string[], grant: Grant, { disk }: OpenMessage): string[] {
+  return warnings.map((warning) => hideDisk(warning, grant, disk));
+}
+
 async function serveProduction(
   connection: Connection,
   open: OpenMessage,
@@ -118,11 +125,12 @@ async function serveProduction(
   options: ServeOptions,
 ): Promise<ServedSession> {
   const origin = await openOrigin(grant.disk, { format: open.format ?? grant.format, state: grant.state });
+  const indexes = await openGranted(grant.indexes, origin.disk, open);
   try {
     await connection.sendControl(MessageType.opened, {
       production: origin.info,
       codecs: codecs(),
-      warnings: origin.disk.warnings.map((warning) => hideDisk(warning, grant, open.disk)),
+      warnings: hidden([...origin.disk.warnings, ...indexes.warnings], grant, open),
     });
     const totals = new SyncTotals(() => connection.bytesSent + connection.bytesReceived, undefined);
     const session = new ProductionSession({
@@ -134,10 +142,12 @@ async function serveProduction(
       workers: options.workers ?? defaultWorkers(),
       totals,
       marks: origin.marks,
+      indexes: indexes.side,
     });
     await session.run();
     return servedOf(connection, open, totals, session.consistent);
   } finally {
+    indexes.close();
     await origin.close();
   }
 }
@@ -172,10 +182,11 @@ async function serveReplica(
     production,
   );
   const sources: OpenSource[] = [];
+  const indexes = await openGranted(grant.indexes, target.disk, open);
   try {
     if (open.bySignature) for (const source of grant.sources ?? []) sources.push(await openSource(source));
     const { disk, size, compare, writer, keeper } = target;
-    const warnings = target.warnings.map((warning) => hideDisk(warning, grant, open.disk));
+    const warnings = hidden([...target.warnings, ...indexes.warnings], grant, open);
     const session = new ReplicaSession({
       ...common,
       disk,
@@ -183,11 +194,13 @@ async function serveReplica(
       compare,
       warnings,
       sources,
+      indexes: indexes.side,
       target: { writer, keeper },
     });
     await session.run();
     return servedOf(connection, open, totals, session.consistent);
   } finally {
+    indexes.close();
     for (const source of sources) await source.close();
     await target.close();
   }
@@ -200,13 +213,16 @@ async function serveComparison(
   production: DiskInfo,
 ): Promise<ServedSession> {
   const disk = await openDisk(grant.disk, { format: open.format ?? grant.format });
+  const indexes = await openGranted(grant.indexes, disk, open);
   try {
     const size = Math.max(disk.size, production.size);
-    const warnings = disk.warnings.map((warning) => hideDisk(warning, grant, open.disk));
-    const session = new ReplicaSession({ ...common, disk, size, warnings, compare: { what: 'all' } });
+    const warnings = hidden([...disk.warnings, ...indexes.warnings], grant, open);
+    const own = { disk, size, warnings, indexes: indexes.side };
+    const session = new ReplicaSession({ ...common, ...own, compare: { what: 'all' } });
     await session.run();
     return servedOf(common.connection, open, common.totals, session.consistent);
   } finally {
+    indexes.close();
     await disk.close();
   }
 }

@@ -10,6 +10,7 @@ import type { OpenMessage } from '../wire/session-messages.ts';
 import { type Reached, type RemoteSite, reach, type SiteOptions, stopped } from './connect.ts';
 import { codecs } from './packer.ts';
 import { type SyncProgress, SyncTotals } from './progress.ts';
+import { blockSizeOf, type GivenIndex } from './session-indexes.ts';
 
 export interface SessionOptions extends SiteOptions {
   readonly productionFormat?: string | undefined;
@@ -18,6 +19,12 @@ export interface SessionOptions extends SiteOptions {
   /** A power of two, 512 … 16 MiB; 64 KiB by default. */
   readonly blockSize?: ByteCount | undefined;
   readonly signature?: AlgorithmName | undefined;
+  /**
+   * Signature indexes of the disk that is here, or of units that it lies on: what they hold is not read. The session
+   * compares by blake3 then, in blocks of their size. An index of a disk at another site belongs to its grant.
+   */
+  readonly productionIndex?: readonly GivenIndex[] | undefined;
+  readonly replicaIndex?: readonly GivenIndex[] | undefined;
   readonly workers?: number | undefined;
   readonly onProgress?: ((progress: SyncProgress) => void) | undefined;
 }
@@ -61,10 +68,22 @@ export interface Chosen {
 /** Placing needs signatures that mean the same everywhere; comparing alone is quicker with keyed ones. */
 export function choose(options: SessionOptions & ReplicaFlags, bySignature: boolean): Chosen {
   if (options.refine !== undefined) checkBlockSize(options.refine);
-  const { blockSize = DEFAULT_BLOCK_SIZE, signature = bySignature ? 'blake3' : 'nh128' } = options;
+  const given = [...(options.productionIndex ?? []), ...(options.replicaIndex ?? [])];
+  const byIndex = given.length > 0;
+  const {
+    blockSize = blockSizeOf(given) ?? DEFAULT_BLOCK_SIZE,
+    signature = bySignature || byIndex ? 'blake3' : 'nh128',
+  } = options;
   checkBlockSize(blockSize);
   algorithmByName(signature);
   return { blockSize, signature, bySignature };
+}
+
+/** @throws DriftmapError `argument` for indexes of a disk that is not here */
+export function refuseFarIndex(given: readonly GivenIndex[] | undefined, whose: string): void {
+  if (given === undefined || given.length === 0) return;
+  const reason = `the ${whose} is at another site: its index is used there (driftmap serve --grant NAME=DISK,index=FILE)`;
+  throw new DriftmapError('argument', reason);
 }
 
 export function openMessage(

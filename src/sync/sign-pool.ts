@@ -10,6 +10,7 @@ import { Worker } from 'node:worker_threads';
 import { DriftmapError } from '../base/errors.ts';
 import { type ByteCount, MiB } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { loadKernels } from '../signature/kernel-builds.ts';
 import { BlockSigner } from './block-signer.ts';
 import type { SignAnswer, SignOrder, SignPass, SignSegment, SignWorkerSetup } from './sign-task.ts';
@@ -28,6 +29,7 @@ export interface SignPoolOptions {
   readonly blockSize: ByteCount;
   /** Threads; 0 signs here. */
   readonly workers: number;
+  readonly indexes?: SideIndexes | null | undefined;
 }
 
 /** Signed in about the time that a thread takes to start. */
@@ -122,8 +124,9 @@ export class SignPool {
   }
 
   private start(): void {
-    const { disk, size, blockSize, workers } = this.options;
-    const workerData: SignWorkerSetup = { modules: loadKernels(), disk: disk.handle(), size, blockSize };
+    const { disk, size, blockSize, workers, indexes = null } = this.options;
+    const sides = { disk: disk.handle(), indexes };
+    const workerData: SignWorkerSetup = { modules: loadKernels(), size, blockSize, ...sides };
     for (let i = 0; i < workers; i++) {
       const thread: Thread = { worker: new Worker(workerFile, { workerData }), current: null };
       thread.worker.on('message', (answer: SignAnswer) => this.answered(thread, answer));

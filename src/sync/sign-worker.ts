@@ -9,8 +9,8 @@ import type { SignAnswer, SignOrder, SignWorkerSetup } from './sign-task.ts';
 const port = parentPort;
 if (port === null) throw new DriftmapError('internal', 'sign-worker is run by SignPool');
 
-const { disk, size, blockSize, modules } = workerData as SignWorkerSetup;
-const signer = new BlockSigner({ disk: attachDisk(disk), size, blockSize, modules });
+const { disk, size, blockSize, modules, indexes } = workerData as SignWorkerSetup;
+const signer = new BlockSigner({ disk: attachDisk(disk), size, blockSize, modules, indexes });
 let pending: Promise<void> = Promise.resolve();
 
 port.on('message', (order: SignOrder) => {

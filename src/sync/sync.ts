@@ -21,17 +21,20 @@ import { openedShape } from '../wire/session-messages.ts';
 import { parseSite } from '../wire/site.ts';
 import { memoryPair } from '../wire/transport.ts';
 import { type RemoteSite, stopped } from './connect.ts';
+import type { LiveProduction } from './live.ts';
 import { copyMarked } from './local-copy.ts';
 import { type Origin, openOrigin } from './origin.ts';
 import { type Compression, commonCodec } from './packer.ts';
-import { type LiveProduction, ProductionSession } from './production-session.ts';
+import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { type FirstComparison, infoOf, ReplicaSession, stampOf } from './replica-session.ts';
+import { openIndexes, type SessionIndexes } from './session-indexes.ts';
 import {
   type Chosen,
   choose,
   openMessage,
   type ReplicaFlags,
+  refuseFarIndex,
   refuseTwoSites,
   type SessionOptions,
   type SessionResult,
@@ -80,6 +83,11 @@ export async function sync(options: SyncOptions): Promise<SyncResult> {
   const to = typeof replica === 'string' ? parseSite(replica) : null;
   refuseTwoSites(from?.kind, to?.kind);
   if (options.signal?.aborted) throw stopped(options.signal);
+  if (options.live && (options.productionIndex ?? []).length > 0)
+    throw new DriftmapError(
+      'argument',
+      'an index is of a disk that nobody writes to: leave it out of a live sync',
+    );
   if (to !== null && to.kind !== 'local') return pushTo(to, options);
   if (from !== null && from.kind !== 'local') return pullFrom(from, options);
   return syncHere(options);
@@ -91,9 +99,14 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
   const chosen = choose(options, options.bySignature ?? true);
   if (options.state !== undefined || options.sources !== undefined)
     throw new DriftmapError('argument', 'state and sources are chosen where the replica is');
+  refuseFarIndex(options.replicaIndex, 'replica');
   const origin = await openOrigin(options.production, {
     format: options.productionFormat,
     allowOutside: options.allowOutside,
+  });
+  const indexes = await openIndexes(options.productionIndex, origin.disk, chosen).catch(async (error) => {
+    await origin.close();
+    throw error;
   });
   try {
     return await withSite(site, options, async ({ connection }) => {
@@ -110,17 +123,20 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
         workers: options.workers ?? defaultWorkers(),
         totals,
         marks: origin.marks,
+        indexes: indexes.side,
         live: options.live,
       });
       await session.run();
       const warnings = [
         ...origin.disk.warnings,
+        ...indexes.warnings,
         ...session.warnings,
-        ...changed(session.consistent, origin.disk),
+        ...changed(session.consistent, origin.disk, options.live),
       ];
       return syncResult(chosen, session.bitmap!.size, totals, connection, session, warnings);
     });
   } finally {
+    indexes.close();
     await origin.close();
   }
 }
@@ -128,6 +144,7 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
 async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? true);
   if (options.live) throw new DriftmapError('argument', 'live marks are of a production disk here');
+  refuseFarIndex(options.productionIndex, 'production disk');
   return withSite(site, options, async ({ connection }) => {
     const open = openMessage(site.disk, 'production', 'sync', chosen, options);
     await connection.sendControl(MessageType.open, open);
@@ -136,19 +153,23 @@ async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncRes
       throw new DriftmapError('malformed', 'the other site did not say which disk it has');
     const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, production);
     const sources: OpenSource[] = [];
+    let indexes = null;
     try {
       if (chosen.bySignature)
         for (const source of options.sources ?? []) sources.push(await openSource(source));
+      indexes = await openIndexes(options.replicaIndex, target.disk, chosen);
       const totals = totalsOf(connection, options);
       const { disk, size, compare } = target;
       const workers = options.workers ?? defaultWorkers();
       const common = { connection, disk, production, size, open, workers, totals, compare, sources, target };
-      const session = new ReplicaSession({ ...common, warnings: target.warnings });
+      const session = new ReplicaSession({ ...common, indexes: indexes.side, warnings: target.warnings });
       await session.run();
       const more = session.consistent ? [] : [notConsistent];
       const result = { consistent: session.consistent, passes: 1 };
-      return syncResult(chosen, size, totals, connection, result, [...warnings, ...target.warnings, ...more]);
+      const all = [...warnings, ...target.warnings, ...indexes.warnings, ...more];
+      return syncResult(chosen, size, totals, connection, result, all);
     } finally {
+      indexes?.close();
       for (const source of sources) await source.close();
       await target.close();
     }
@@ -158,8 +179,12 @@ async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncRes
 const notConsistent =
   'production was written to during the session: what was written meanwhile may be missing from the replica; synchronize again';
 
-function changed(consistent: boolean, disk: VirtualDisk): string[] {
-  return consistent ? [] : [`${disk.name}: ${notConsistent}`];
+const notQuiet =
+  'production was followed until little was left, and was not made quiet for the last pass: what is written now is missing from the replica; say how it is made quiet (--quiesce, --resume), or stop it and synchronize once more';
+
+function changed(consistent: boolean, disk: VirtualDisk, live: LiveProduction | undefined): string[] {
+  if (consistent) return [];
+  return [`${disk.name}: ${live !== undefined && live.quiesce === undefined ? notQuiet : notConsistent}`];
 }
 
 // Both here
@@ -174,6 +199,7 @@ async function syncHere(options: SyncOptions): Promise<SyncResult> {
   try {
     const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, origin.info);
     const sources: OpenSource[] = [];
+    const indexes: SessionIndexes[] = [];
     try {
       if (origin.disk.identity === target.disk.identity)
         throw new DriftmapError('argument', 'production and replica are the same disk', {
@@ -181,10 +207,12 @@ async function syncHere(options: SyncOptions): Promise<SyncResult> {
         });
       if (chosen.bySignature)
         for (const source of options.sources ?? []) sources.push(await openSource(source));
-      const local = new LocalSession(options, chosen, origin, target, sources);
-      const result = await local.run();
+      indexes.push(await openIndexes(options.productionIndex, origin.disk, chosen));
+      indexes.push(await openIndexes(options.replicaIndex, target.disk, chosen));
+      const result = await new LocalSession(options, chosen, origin, target, sources, indexes).run();
       return { ...result, seconds: (performance.now() - startedAt) / 1000 };
     } finally {
+      for (const index of indexes) index.close();
       for (const source of sources) await source.close();
       await target.close();
     }
@@ -199,6 +227,8 @@ class LocalSession {
   private readonly origin: Origin;
   private readonly target: Target;
   private readonly sources: readonly OpenSource[];
+  /** Of production, and of the replica. */
+  private readonly indexes: readonly SessionIndexes[];
   private readonly totals: SyncTotals;
   private signature: AlgorithmName | 'bytes';
 
@@ -208,7 +238,9 @@ class LocalSession {
     origin: Origin,
     target: Target,
     sources: readonly OpenSource[],
+    indexes: readonly SessionIndexes[],
   ) {
+    this.indexes = indexes;
     this.options = options;
     this.chosen = chosen;
     this.origin = origin;
@@ -236,8 +268,13 @@ class LocalSession {
   }
 
   private result(ended: { readonly consistent: boolean; readonly passes: number }): SyncResult {
-    const { chosen, origin, target, totals } = this;
-    const told = [...origin.disk.warnings, ...target.warnings, ...changed(ended.consistent, origin.disk)];
+    const { chosen, options, origin, target, totals } = this;
+    const told = [
+      ...origin.disk.warnings,
+      ...target.warnings,
+      ...this.indexes.flatMap((index) => index.warnings),
+      ...changed(ended.consistent, origin.disk, options.live),
+    ];
     return { ...syncResult(chosen, target.size, totals, null, ended, told), signature: this.signature };
   }
 
@@ -260,6 +297,7 @@ class LocalSession {
     const replica = new ReplicaSession({
       ...{ connection: here, disk, production: origin.info, size, open, workers, compare, sources, target },
       totals: quiet,
+      indexes: this.indexes[1]!.side,
       warnings: [],
     });
     const production = new ProductionSession({
@@ -267,6 +305,7 @@ class LocalSession {
       checkpointBytes: LOCAL_CHECKPOINT_BYTES,
       since: origin.info.generation,
       marks: origin.marks,
+      indexes: this.indexes[0]!.side,
       live,
     });
     try {
@@ -284,15 +323,18 @@ class LocalSession {
     return this.result(production);
   }
 
-  /** Byte by byte, by a scan's threads, where both disks have one size and nothing is placed by signature. */
+  /** Byte by byte, or by indexes, by a scan's threads, where both disks have one size and nothing is placed by signature. */
   private async compare(): Promise<FirstComparison> {
     const { options, chosen, origin, target, totals } = this;
     if (chosen.bySignature || origin.disk.size !== target.disk.size) return target.compare;
     const { blockSize } = chosen;
+    const [productionIndex, replicaIndex] = this.indexes.map((one) => one.list);
+    // Bytes are compared faster than signatures are made; with an index nothing is made.
+    const byIndex = this.indexes.some((one) => one.list.length > 0);
     const header = {
       size: target.size,
       blockSize,
-      signature: 'bytes',
+      signature: byIndex ? 'blake3' : 'bytes',
       production: stampOf(origin.info),
       replica: stampOf(infoOf(target.disk)),
     };
@@ -304,7 +346,10 @@ class LocalSession {
       production: origin.disk,
       replica: target.disk,
       blockSize,
-      compare: 'bytes',
+      compare: byIndex ? 'signatures' : 'bytes',
+      signature: byIndex ? 'blake3' : undefined,
+      productionIndex,
+      replicaIndex,
       within,
       workers: options.workers,
       signal: options.signal,
@@ -314,7 +359,7 @@ class LocalSession {
       },
     });
     totals.comparedBytes = result.comparedBytes + result.skippedBytes;
-    this.signature = 'bytes';
+    this.signature = byIndex ? 'blake3' : 'bytes';
     const { keeper } = target;
     const everything = { start: 0, end: keeper.bitmap.blocks };
     // The comparison is over: what is not marked is equal.

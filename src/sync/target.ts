@@ -5,9 +5,10 @@
 
 import { realpathSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { DriftmapError } from '../base/errors.ts';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import type { ByteCount } from '../base/units.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { parseAddress } from '../disk/address.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { DiskInfo } from '../wire/session-messages.ts';
@@ -53,6 +54,7 @@ export interface Target {
  */
 export async function openTarget(options: TargetOptions, production: DiskInfo): Promise<Target> {
   const { replica } = options;
+  if (typeof replica === 'string') checkThere(replica);
   const path = typeof replica === 'string' ? canonical(replica) : null;
   if (path !== null && options.state === undefined) refuseDevice(path);
   const stateAt = options.state ?? (path === null ? null : statePath(path));
@@ -80,6 +82,19 @@ export function canonical(path: string): string {
   } catch {
     // Opening it says what is wrong.
     return resolve(path);
+  }
+}
+
+/**
+ * Before a lock or a state beside it is looked for: those would be told as missing.
+ * @throws DriftmapError `not-found`, with the path that the user gave
+ */
+export function checkThere(path: string): void {
+  if (parseAddress(path) !== null) return;
+  try {
+    statSync(path);
+  } catch (cause) {
+    throw systemError(cause, { path, operation: 'open' });
   }
 }
 
