@@ -371,3 +371,6 @@ export const JOURNAL_MAX_DISKS = 1024;
 export const JOURNAL_MAX_SEGMENTS = 1_048_576;
 /** The file that describes a group: names and identities of its disks. */
 export const JOURNAL_MAX_GROUP_BYTES = 1 * MiB;
+// protect/group, protect/replica
+/** A group's file: a thousand disks with long paths. */
+export const GROUP_MAX_FILE_BYTES = 1 * MiB;
