@@ -94,17 +94,13 @@ async function makeReplica(
     unit.close();
   }
   makeFolder(side.journal);
+  // Whatever the disks hold, it is no moment of production's until production has said so.
   const journal = await createJournal(
     side.journal,
-    { group: file.group, disks, ...(segmentBytes !== undefined && { segmentBytes }) },
+    { group: file.group, disks, suspended: true, ...(segmentBytes !== undefined && { segmentBytes }) },
     clock === undefined ? {} : { clock },
   );
-  try {
-    // Whatever the disks hold, it is no moment of production's until production has said so.
-    await journal.suspend('not synchronized yet');
-  } finally {
-    await journal.close();
-  }
+  await journal.close();
   saveReplicaRecord(side.journal, newRecord());
 }
 
