@@ -12,6 +12,7 @@ import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
 import { defineExport } from './export-command.ts';
+import { defineFailback } from './failback-command.ts';
 import { defineFailover, defineState } from './failover-command.ts';
 import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
@@ -77,6 +78,7 @@ for (const define of [
   defineBookmark,
   defineRoll,
   defineAccess,
+  defineFailback,
   defineCompletion,
 ])
   define(program);
