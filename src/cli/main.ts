@@ -3,6 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { defineAccess } from './access-command.ts';
 import { defineBench } from './bench-command.ts';
 import { defineBitmap } from './bitmap-command.ts';
 import { defineCompletion } from './completion-command.ts';
@@ -11,10 +12,12 @@ import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
 import { defineExport } from './export-command.ts';
+import { defineFailback } from './failback-command.ts';
 import { defineFailover, defineState } from './failover-command.ts';
 import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
+import { defineBookmark, definePoints, defineRoll } from './points-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -71,6 +74,11 @@ for (const define of [
   defineServe,
   defineState,
   defineFailover,
+  definePoints,
+  defineBookmark,
+  defineRoll,
+  defineAccess,
+  defineFailback,
   defineCompletion,
 ])
   define(program);
