@@ -398,3 +398,6 @@ export const INTENT_MAX_REGIONS = 1_048_576;
 export const INTENT_MIN_REGION_BYTES = 4 * MiB;
 /** The table of disks in a file of write intents: names and identities. */
 export const INTENT_MAX_TABLE_BYTES = 1 * MiB;
+// protect/group, protect/replica
+/** A group's file: a thousand disks with long paths. */
+export const GROUP_MAX_FILE_BYTES = 1 * MiB;
