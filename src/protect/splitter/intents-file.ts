@@ -108,7 +108,7 @@ function layout(tableBytes: number, disks: readonly IntentDisk[]): { starts: num
   return { starts, sectors: next };
 }
 
-/** A new file: no bit is set, and its condition is clean. @param salt for frozen fixtures */
+/** A new file: no bit is set. @param salt for frozen fixtures */
 export function newImage(
   table: IntentTable,
   journal: string | null,
@@ -128,7 +128,7 @@ export function newImage(
   bytes.set(salt, 32);
   view.setUint32(CRC_AT, checksum(bytes.subarray(0, CRC_AT)), true);
   bytes.set(encoded, TABLE_SECTOR * SECTOR);
-  const condition: Condition = { number: 1, clean: true, journal, sequence };
+  const condition: Condition = { number: 1, clean: false, journal, sequence };
   const image = { bytes, salt: view.getUint32(CRC_AT, true), table, condition, starts };
   for (const number of [0, 1]) putCondition(image, { ...condition, number });
   for (let sector = starts[0]!; sector < sectors; sector++) sealSector(image, sector);
@@ -189,11 +189,15 @@ export function readImage(bytes: Uint8Array, path: string): { image: IntentImage
   if (length > INTENT_MAX_TABLE_BYTES || tableAt + length > bytes.length) fail('the table is cut off', 12);
   const encoded = bytes.subarray(tableAt, tableAt + length);
   if (checksum(encoded) !== view.getUint32(16, true)) fail('the table is damaged', tableAt);
-  const table = tableShape(decodeControl(encoded, 'the table of disks', {}, { path, offset: tableAt }), 'table');
+  const table = tableShape(
+    decodeControl(encoded, 'the table of disks', {}, { path, offset: tableAt }),
+    'table',
+  );
   const { starts, sectors } = layout(length, table.disks);
   if (sectors * SECTOR !== bytes.length) fail(`expected ${sectors * SECTOR} bytes, got ${bytes.length}`);
   const conditions = [1, 2].flatMap((sector) => readCondition(bytes, sector, salt) ?? []);
-  const condition = conditions.sort((a, b) => b.number - a.number)[0] ?? fail('both conditions are damaged', SECTOR);
+  const condition =
+    conditions.sort((a, b) => b.number - a.number)[0] ?? fail('both conditions are damaged', SECTOR);
   const image = { bytes, salt, table, condition, starts };
   return { image, torn: setTorn(image, sectors) };
 }

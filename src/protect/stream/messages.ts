@@ -142,7 +142,11 @@ export function decodeWrites(payload: Uint8Array, sizes: readonly ByteCount[]): 
   let dataAt = WRITES_HEAD_BYTES + entries * WRITE_ENTRY_BYTES;
   if (entries === 0 || entries > STREAM_MAX_WRITES || dataAt > payload.length)
     refuse('writes', `expected 1 to ${STREAM_MAX_WRITES} writes, got ${entries} in ${payload.length} bytes`);
-  if (!Number.isSafeInteger(first + entries) || !Number.isSafeInteger(began + 2 ** 32) || view.getUint32(20, true) !== 0)
+  if (
+    !Number.isSafeInteger(first + entries) ||
+    !Number.isSafeInteger(began + 2 ** 32) ||
+    view.getUint32(20, true) !== 0
+  )
     refuse('writes', 'expected an order number and a time');
   const writes: StreamWrite[] = [];
   for (let i = 0; i < entries; i++) {

@@ -101,6 +101,8 @@ export class StreamQueue {
   next: Order = 1;
   /** All up to here is durable in the journal. */
   acknowledged: Order = 0;
+  /** When something was acknowledged last, or came into the empty queue: milliseconds of `performance.now()`. */
+  movedAt = 0;
   private readonly now: () => number;
   private readonly capacity: number;
   private items: Item[] = [];
@@ -174,6 +176,7 @@ export class StreamQueue {
   addMark(mark: Omit<Mark, 'order'>): Order {
     this.open = null;
     const order = this.next++;
+    if (this.isEmpty) this.movedAt = performance.now();
     this.items.push({ kind: 'mark', mark: { ...mark, order } });
     return order;
   }
@@ -185,6 +188,7 @@ export class StreamQueue {
     const slab = this.spare.pop() ?? new Slab();
     slab.begin(this.next, now);
     this.slabs++;
+    if (this.isEmpty) this.movedAt = performance.now();
     this.items.push({ kind: 'writes', slab });
     this.open = slab;
     return slab;
@@ -199,11 +203,9 @@ export class StreamQueue {
     return item;
   }
 
-  /** The order number of the oldest that was sent and is not acknowledged; null where there is none. */
-  get oldestSent(): Order | null {
-    const item = this.sent > 0 ? this.items[0]! : null;
-    if (item === null) return null;
-    return item.kind === 'writes' ? item.slab.first : item.mark.order;
+  /** Seconds for which nothing has moved, though something waits. */
+  get stuckFor(): number {
+    return this.isEmpty ? 0 : (performance.now() - this.movedAt) / 1000;
   }
 
   /** The last order number that was sent. */
@@ -224,6 +226,7 @@ export class StreamQueue {
       done++;
     }
     if (done === 0) return;
+    this.movedAt = performance.now();
     this.items.splice(0, done);
     this.sent -= done;
   }

@@ -115,7 +115,12 @@ class StreamSession {
     this.streaming = await target.follow(follow.run, (reason) => this.fail(reason));
     this.next = follow.next;
     const { journal, last, suspended } = this.streaming;
-    await connection.sendControl(MessageType.following, { version: STREAM_VERSION, journal, last, suspended });
+    await connection.sendControl(MessageType.following, {
+      version: STREAM_VERSION,
+      journal,
+      last,
+      suspended,
+    });
   }
 
   private check({ version, group, disks }: Follow): void {
@@ -192,7 +197,10 @@ class StreamSession {
       const { time } = writes[at]!;
       let end = at + 1;
       while (end < writes.length && writes[end]!.time === time) end++;
-      last = streaming.append(writes.slice(at, end).map((write) => this.journalWrite(write)), time);
+      last = streaming.append(
+        writes.slice(at, end).map((write) => this.journalWrite(write)),
+        time,
+      );
       at = end;
     }
     this.count += writes.length;
@@ -232,7 +240,11 @@ class StreamSession {
     this.lastDurable = this.finishMark({ order, kind, text, consistency }, marking, before);
   }
 
-  private async finishMark({ order, kind }: Mark, marking: Promise<Point>, before: Promise<unknown>): Promise<void> {
+  private async finishMark(
+    { order, kind }: Mark,
+    marking: Promise<Point>,
+    before: Promise<unknown>,
+  ): Promise<void> {
     const { connection } = this;
     try {
       const { sequence, time } = await marking;
