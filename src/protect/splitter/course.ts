@@ -36,6 +36,8 @@ export interface CourseParts {
   readonly reach: ((signal: AbortSignal) => Promise<Reached>) | null;
   /** Seconds without an acknowledgement after which writes are marked. */
   readonly patience: number;
+  /** Between attempts at most: 30 s, unless said. */
+  readonly longestPauseMs?: number | undefined;
   readonly onChange: () => void;
 }
 
@@ -204,7 +206,7 @@ export class Course implements Duplicator {
 
   private takePause(): number {
     const pause = this.pauseMs;
-    this.pauseMs = Math.min(2 * pause, LONGEST_PAUSE_MS);
+    this.pauseMs = Math.min(2 * pause, this.parts.longestPauseMs ?? LONGEST_PAUSE_MS);
     return pause;
   }
 

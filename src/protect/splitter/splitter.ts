@@ -26,6 +26,8 @@ export interface SplitterOptions {
   readonly reach: CourseParts['reach'];
   /** Seconds without an acknowledgement after which writes are marked; 10 by default. */
   readonly patience?: number | undefined;
+  /** Between attempts to come back, at most: 30 s by default. */
+  readonly longestPauseMs?: number | undefined;
   readonly onChange?: ((state: SplitterState) => void) | undefined;
   readonly onTrouble?: ((error: DriftmapError) => void) | undefined;
 }
@@ -93,6 +95,7 @@ export async function openSplitter(options: SplitterOptions): Promise<Splitter> 
       intents,
       reach: options.reach,
       patience: options.patience ?? 10,
+      longestPauseMs: options.longestPauseMs,
       onChange: () => splitter.changed(),
     });
     const splits = disks.map(

@@ -31,13 +31,12 @@ import {
 
 /** What a stream ends in: the owner of a journal. */
 export interface StreamTarget {
-  readonly group: string;
-  readonly disks: readonly { readonly name: string; readonly size: ByteCount }[];
   /**
-   * A production wants to stream; whoever streamed before must be told to stop, which `stop` does.
-   * @throws DriftmapError `policy` when it may not: failed over, or another one is being followed
+   * A production wants to stream; whoever streamed before is told to stop, which its `stop` does.
+   * @throws DriftmapError `mismatch` for another group (`checkFollow`), `policy` when it may not: after a failover;
+   *   and why nothing can be taken in now
    */
-  follow(run: string, stop: (reason: DriftmapError) => void): Promise<Streaming>;
+  follow(follow: Follow, peer: string, stop: (reason: DriftmapError) => void): Promise<Streaming>;
 }
 
 /** One stream's hold on the journal. After `end`, or once `stop` was called, nothing more is appended through it. */
@@ -48,6 +47,8 @@ export interface Streaming {
   append(writes: readonly JournalWrite[], time: Time): Appended;
   /** Bytes that are appended and not durable. */
   readonly staged: ByteCount;
+  /** Resolves when the stream may be read further. */
+  ready(): Promise<unknown>;
   mark(kind: Mark['kind'], text: string, consistency: Mark['consistency']): Promise<Point>;
   /**
    * For each block from `offset` on, 1 where it is another one than its signature (or zeros, where `signatures` is null)
@@ -68,6 +69,40 @@ export interface Streaming {
 export interface StreamServed {
   readonly writes: number;
   readonly bytes: ByteCount;
+}
+
+/**
+ * What a target has against a production that wants to stream to it.
+ * @throws DriftmapError `unsupported` for another version, `mismatch` for another group, or other disks
+ */
+export function checkFollow(
+  { version, group, disks }: Follow,
+  here: {
+    readonly group: string;
+    /** Null where there are none yet: they are made as production says. */
+    readonly disks: readonly { readonly name: string; readonly size: ByteCount }[] | null;
+  },
+): void {
+  if (version !== STREAM_VERSION) {
+    const reason = `expected a stream of version ${STREAM_VERSION}, got ${version}: use the same release at both sites`;
+    throw new DriftmapError('unsupported', reason);
+  }
+  if (group !== here.group)
+    throw new DriftmapError('mismatch', `expected the group '${here.group}', got '${group}'`);
+  const names = new Set(disks.map(({ name }) => name));
+  if (names.size !== disks.length) throw new DriftmapError('malformed', 'expected each disk once');
+  if (here.disks === null) return;
+  const known = new Map(here.disks.map(({ name, size }) => [name, size]));
+  for (const { name, size } of disks) {
+    const ours = known.get(name);
+    if (ours === undefined) throw new DriftmapError('mismatch', `the replica has no disk '${name}'`);
+    if (ours === size) continue;
+    const reason = `disk '${name}' has ${size} bytes at production and ${ours} at the replica`;
+    throw new DriftmapError('mismatch', reason);
+  }
+  const missing = here.disks.find(({ name }) => !names.has(name));
+  if (missing === undefined) return;
+  throw new DriftmapError('mismatch', `production has no disk '${missing.name}', and the replica has`);
 }
 
 /**
@@ -111,8 +146,11 @@ class StreamSession {
   async begin(): Promise<void> {
     const { connection, target } = this;
     const follow = await connection.expect(MessageType.follow, followShape);
-    this.check(follow);
-    this.streaming = await target.follow(follow.run, (reason) => this.fail(reason));
+    for (const { name, size } of follow.disks) {
+      this.names.push(name);
+      this.sizes.push(size);
+    }
+    this.streaming = await target.follow(follow, connection.peer, (reason) => this.fail(reason));
     this.next = follow.next;
     const { journal, last, suspended } = this.streaming;
     await connection.sendControl(MessageType.following, {
@@ -121,32 +159,6 @@ class StreamSession {
       last,
       suspended,
     });
-  }
-
-  private check({ version, group, disks }: Follow): void {
-    const { target } = this;
-    if (version !== STREAM_VERSION) {
-      const reason = `expected a stream of version ${STREAM_VERSION}, got ${version}: use the same release at both sites`;
-      throw new DriftmapError('unsupported', reason);
-    }
-    if (group !== target.group)
-      throw new DriftmapError('mismatch', `expected the group '${target.group}', got '${group}'`);
-    const known = new Map(target.disks.map(({ name, size }) => [name, size]));
-    for (const { name, size } of disks) {
-      const here = known.get(name);
-      if (here === undefined) throw new DriftmapError('mismatch', `the replica has no disk '${name}'`);
-      if (here !== size) {
-        const reason = `disk '${name}' has ${size} bytes at production and ${here} at the replica`;
-        throw new DriftmapError('mismatch', reason);
-      }
-      this.names.push(name);
-      this.sizes.push(size);
-    }
-    const missing = target.disks.find(({ name }) => !this.names.includes(name));
-    if (missing !== undefined || new Set(this.names).size !== this.names.length) {
-      const reason = `expected each disk of the group once: production has ${this.names.join(', ')}`;
-      throw new DriftmapError('mismatch', reason);
-    }
   }
 
   async run(): Promise<StreamServed> {
@@ -212,6 +224,7 @@ class StreamSession {
       (cause) => this.fail(systemError(cause, { operation: 'append' })),
     );
     if (streaming.staged > STREAM_MAX_STAGED_BYTES) await this.lastDurable;
+    await streaming.ready();
   }
 
   private journalWrite({ disk, offset, length, bytes }: StreamWrite): JournalWrite {

@@ -120,6 +120,7 @@ export class Site {
         listen: { socket: join(this.folder, `${name}.sock`) },
       })),
       reach: () => this.reach(),
+      longestPauseMs: 300,
       ...options,
     });
   }

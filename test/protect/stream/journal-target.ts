@@ -4,13 +4,14 @@ import { createHash } from 'node:crypto';
 import { DriftmapError } from '../../../src/base/errors.ts';
 import type { Journal } from '../../../src/journal/journal.ts';
 import type { LogicalUnit } from '../../../src/lu/logical-unit.ts';
-import type { Streaming, StreamTarget } from '../../../src/protect/stream/session.ts';
+import type { Follow } from '../../../src/protect/stream/messages.ts';
+import { checkFollow, type Streaming, type StreamTarget } from '../../../src/protect/stream/session.ts';
 import { BlockHasher } from '../../../src/sync/block-hasher.ts';
 
 export class JournalTarget implements StreamTarget {
   readonly journal: Journal;
   private readonly units: ReadonlyMap<string, LogicalUnit>;
-  private current: { run: string; stop: (reason: DriftmapError) => void } | null = null;
+  private current: { stop: (reason: DriftmapError) => void } | null = null;
   private hasher: Promise<BlockHasher> | null = null;
 
   constructor(journal: Journal, units: ReadonlyMap<string, LogicalUnit>) {
@@ -18,17 +19,11 @@ export class JournalTarget implements StreamTarget {
     this.units = units;
   }
 
-  get group(): string {
-    return this.journal.group;
-  }
-  get disks() {
-    return this.journal.disks;
-  }
-
-  async follow(run: string, stop: (reason: DriftmapError) => void): Promise<Streaming> {
+  async follow(follow: Follow, _peer: string, stop: (reason: DriftmapError) => void): Promise<Streaming> {
     const { journal } = this;
+    checkFollow(follow, journal);
     this.current?.stop(new DriftmapError('policy', 'another stream has begun'));
-    const mine = { run, stop };
+    const mine = { stop };
     this.current = mine;
     if (journal.state().failure !== null) await journal.recover();
     await journal.commit();
@@ -47,6 +42,7 @@ export class JournalTarget implements StreamTarget {
       get staged() {
         return journal.state().staged;
       },
+      ready: async () => undefined,
       mark: (kind, text, consistency) => {
         check();
         if (kind === 'bookmark') return journal.bookmark(text, consistency);
