@@ -401,3 +401,23 @@ export const INTENT_MAX_TABLE_BYTES = 1 * MiB;
 // protect/group, protect/replica
 /** A group's file: a thousand disks with long paths. */
 export const GROUP_MAX_FILE_BYTES = 1 * MiB;
+/** What a replica knows of itself: a generation of each of a thousand disks. */
+export const REPLICA_STATE_BYTES = 1 * MiB;
+/** Appended bytes that the disks have not taken: then the stream is read no further until they have taken some. */
+export const REPLICA_MAX_LAG_BYTES = 4 * GiB;
+/** Lag from which the disks follow at once; less waits for company, so that what is overwritten again is written once. */
+export const REPLICA_APPLY_BYTES = 32 * MiB;
+/** Free space of the journal's storage from which it is tried again after it was full. */
+export const REPLICA_MIN_FREE_BYTES = 64 * MiB;
+/** Blocks of one probe: 128 MiB in blocks of 64 KiB, a tenth of a second of signing. */
+export const REPLICA_PROBE_BLOCKS = 2048;
+/** What is saved of a disk, at a time, before somebody writes to it. */
+export const UNDO_LOG_BLOCK = 64 * KiB;
+/** A control request: a name, a time, an address. */
+export const CONTROL_MAX_BODY_BYTES = 64 * KiB;
+/** A control answer that a command reads: the points of a journal with a hundred thousand bookmarks. */
+export const CONTROL_MAX_ANSWER_BYTES = 64 * MiB;
+/** Control requests at a time: accesses and rolls hold theirs for long. */
+export const CONTROL_MAX_CONNECTIONS = 64;
+/** A control request must have come whole within this. */
+export const CONTROL_REQUEST_MS = 10_000;

@@ -63,6 +63,12 @@ export class Fields {
     throw this.wrong(name, `a whole number, got ${kindOf(value)}`);
   }
 
+  flag(name: string): boolean {
+    const value = this.take(name);
+    if (typeof value === 'boolean') return value;
+    throw this.wrong(name, `true or false, got ${kindOf(value)}`);
+  }
+
   choice<T extends string>(name: string, choices: readonly T[]): T {
     const value = this.take(name);
     const found = choices.find((choice) => choice === value);
