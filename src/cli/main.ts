@@ -15,6 +15,8 @@ import { defineFailover, defineState } from './failover-command.ts';
 import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
+import { defineProtect } from './protect-command.ts';
+import { defineReplica } from './replica-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -71,6 +73,8 @@ for (const define of [
   defineServe,
   defineState,
   defineFailover,
+  defineProtect,
+  defineReplica,
   defineCompletion,
 ])
   define(program);

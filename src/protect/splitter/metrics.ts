@@ -7,7 +7,12 @@ const phases = ['streaming', 'marking', 'resyncing', 'paused'] as const;
 export function splitterMetrics(state: SplitterState): string {
   const lines: string[] = [];
   const group = label('group', state.group);
-  const metric = (name: string, type: 'gauge' | 'counter', help: string, values: readonly [string, number][]) => {
+  const metric = (
+    name: string,
+    type: 'gauge' | 'counter',
+    help: string,
+    values: readonly [string, number][],
+  ) => {
     lines.push(`# HELP driftmap_splitter_${name} ${help}`, `# TYPE driftmap_splitter_${name} ${type}`);
     for (const [labels, value] of values) lines.push(`driftmap_splitter_${name}{${labels}} ${value}`);
   };
@@ -31,11 +36,36 @@ export function splitterMetrics(state: SplitterState): string {
   metric('equal_bytes_total', 'counter', 'Marked, and found equal.', [[group, state.equalBytes]]);
   const byDisk = (value: (disk: SplitterState['disks'][number]) => number) =>
     state.disks.map((disk) => [`${group},${label('disk', disk.name)}`, value(disk)] as [string, number]);
-  metric('marked_bytes', 'gauge', 'What the replica lacks.', byDisk((disk) => disk.markedBytes));
-  metric('hot_bytes', 'gauge', 'What a crash now would make to be compared.', byDisk((disk) => disk.hotBytes));
-  metric('writes_total', 'counter', 'Writes of the guest.', byDisk((disk) => disk.writes));
-  metric('written_bytes_total', 'counter', 'Their bytes.', byDisk((disk) => disk.writtenBytes));
-  metric('failed_writes_total', 'counter', 'Writes that the disk refused.', byDisk((disk) => disk.failedWrites));
+  metric(
+    'marked_bytes',
+    'gauge',
+    'What the replica lacks.',
+    byDisk((disk) => disk.markedBytes),
+  );
+  metric(
+    'hot_bytes',
+    'gauge',
+    'What a crash now would make to be compared.',
+    byDisk((disk) => disk.hotBytes),
+  );
+  metric(
+    'writes_total',
+    'counter',
+    'Writes of the guest.',
+    byDisk((disk) => disk.writes),
+  );
+  metric(
+    'written_bytes_total',
+    'counter',
+    'Their bytes.',
+    byDisk((disk) => disk.writtenBytes),
+  );
+  metric(
+    'failed_writes_total',
+    'counter',
+    'Writes that the disk refused.',
+    byDisk((disk) => disk.failedWrites),
+  );
   return `${lines.join('\n')}\n`;
 }
 
