@@ -371,3 +371,12 @@ export const JOURNAL_MAX_DISKS = 1024;
 export const JOURNAL_MAX_SEGMENTS = 1_048_576;
 /** The file that describes a group: names and identities of its disks. */
 export const JOURNAL_MAX_GROUP_BYTES = 1 * MiB;
+// Object stores
+/** A key: half of what S3 allows, so that a prefix fits before it, and below every file system's path. */
+export const STORE_MAX_KEY_BYTES = 512;
+/** An object: it is held in memory whole. A block and its head take 17 MiB at most; lists of names may take more. */
+export const STORE_MAX_OBJECT_BYTES = 256 * MiB;
+/** Files whose sizes are asked at a time: more do not make it faster on four threads of file operations. */
+export const STORE_STATS_AT_ONCE = 64;
+/** A file aside is a killed put's after this: no living put takes an hour for one object. */
+export const STORE_LEFTOVER_SECONDS = 3600;
