@@ -407,3 +407,12 @@ export const SNAPSHOT_PAGES_KEPT = 256;
 export const SNAPSHOT_DRAFT_DAYS = 7;
 /** Lists of garbage that one run of pruning sweeps: 67 million objects. */
 export const SNAPSHOT_MAX_LISTS = 1024;
+// Object stores
+/** A key: half of what S3 allows, so that a prefix fits before it, and below every file system's path. */
+export const STORE_MAX_KEY_BYTES = 512;
+/** An object: it is held in memory whole. A block and its head take 17 MiB at most; lists of names may take more. */
+export const STORE_MAX_OBJECT_BYTES = 256 * MiB;
+/** Files whose sizes are asked at a time: more do not make it faster on four threads of file operations. */
+export const STORE_STATS_AT_ONCE = 64;
+/** A file aside is a killed put's after this: no living put takes an hour for one object. */
+export const STORE_LEFTOVER_SECONDS = 3600;
