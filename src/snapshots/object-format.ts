@@ -20,7 +20,6 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import * as zlib from 'node:zlib';
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_MAX_MANIFEST_BYTES } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import {
@@ -59,7 +58,7 @@ const BODY_AT = PREAMBLE_BYTES + HEAD_BYTES;
 const AAD_HEAD = 8;
 const NONCE = 12;
 const TAG = 16;
-/** Larger than any packed object, and than what zlib adds to bytes that do not give way. */
+/** Packed bytes must be below this share of the plain ones. */
 const WORTH = 0.95;
 
 interface ZstdZlib {
@@ -146,14 +145,6 @@ export async function decodeObject(
   return unpack(codec, stored, length, path);
 }
 
-/** Bytes of an object that is `plain` unpacked, at most. */
-export function mostStored(plain: ByteCount): ByteCount {
-  return BODY_AT + NONCE + TAG + plain;
-}
-
-/** No object is larger unpacked. */
-export const MOST_UNPACKED: ByteCount = SNAPSHOT_MAX_MANIFEST_BYTES;
-
 function aadOf(head: Uint8Array, name: Uint8Array): Uint8Array {
   return Buffer.concat([head.subarray(0, AAD_HEAD), name]);
 }
@@ -162,7 +153,9 @@ function seal(plain: Uint8Array, key: Uint8Array, aad: Uint8Array): Uint8Array[]
   const nonce = randomBytes(NONCE);
   const cipher = createCipheriv('aes-256-gcm', key, nonce).setAAD(aad);
   const sealed = cipher.update(plain);
-  return [nonce, sealed, cipher.final(), cipher.getAuthTag()];
+  // A stream cipher keeps nothing back.
+  cipher.final();
+  return [nonce, sealed, cipher.getAuthTag()];
 }
 
 function unseal(body: Uint8Array, key: Uint8Array, aad: Uint8Array, path: string): Uint8Array {
