@@ -251,15 +251,15 @@ function fill(path) {
 }
 const empty = (path) => rmSync(join(path, 'ballast'), { force: true });
 
-async function main() {
-  log(`seed ${values.seed}, ${seconds} s, ${folder}`);
+/** The group's file, its disks, the token, and small file systems that can be filled. @returns the two ports */
+function prepare() {
   mountSmall(at('journal-fs'), 3000);
   mountSmall(at('store-fs'), 1500);
   for (const disk of disks) {
     writeFileSync(at(`${disk}.raw`), '');
     truncateSync(at(`${disk}.raw`), sizeMiB * 2 ** 20);
   }
-  const [far, near] = [20_000 + Math.floor(random() * 20_000), 40_001 + Math.floor(random() * 20_000)];
+  const [far, near] = [20_000 + Math.floor(random() * 10_000), 30_001 + Math.floor(random() * 2_000)];
   writeFileSync(at('token'), randomBytes(32).toString('hex'), { mode: 0o600 });
   const replica = {
     journal: at('journal-fs', 'journal'),
@@ -276,73 +276,58 @@ async function main() {
     token: at('token'),
   };
   writeFileSync(at('group.json'), JSON.stringify({ group: 'soak', production, replica }, null, 2));
-  const network = new Network(near, far);
-  const behind = new Service('replica', [
-    'replica',
-    at('group.json'),
-    '--listen',
-    `127.0.0.1:${far}`,
-    '--token-file',
-    at('token'),
-  ]);
-  const before = new Service('protect', ['protect', at('group.json')]);
-  behind.start();
-  before.start();
-  for (let i = 0; i < 100 && !disks.every((disk) => existsSync(at(`${disk}.sock`))); i++) await sleep(100);
-  const loads = disks.map((disk) => new Load(disk));
-  const until = Date.now() + seconds * 1000;
-  const running = Promise.all(loads.map((load) => load.run(until)));
-  const sampler = setInterval(() => {
-    before.sample();
-    behind.sample();
-  }, 1000);
-  const counts = {};
-  const did = (what) => {
-    counts[what] = (counts[what] ?? 0) + 1;
-    log(what);
+  mkdirSync(at('store-fs', 'store'));
+  const made = driftmap('snapshots', 'init', at('store-fs', 'store'));
+  if (made.status !== 0) throw new Error(made.stderr);
+  return { far, near };
+}
+
+/** What can go wrong, each for a while; all of it ends well. */
+function troubles(network, replica, did) {
+  const during = async (what, begin, low, high, end) => {
+    did(what);
+    begin();
+    await sleep(between(low, high));
+    end();
   };
-  const acts = [
+  const net = (mode) => () => network.set(mode);
+  return [
     async () => {
       did('replica killed');
-      await behind.restart();
+      await replica.restart();
     },
-    async () => {
-      did('replica stopped');
-      behind.child.kill('SIGSTOP');
-      await sleep(between(3000, 12_000));
-      behind.child.kill('SIGCONT');
-    },
-    async () => {
-      did('network cut');
-      network.set('cut');
-      await sleep(between(1000, 8000));
-      network.set('open');
-    },
-    async () => {
-      did('network frozen');
-      network.set('frozen');
-      await sleep(between(3000, 12_000));
-      network.set('open');
-    },
-    async () => {
-      did('network slow');
-      network.set('slow');
-      await sleep(between(3000, 10_000));
-      network.set('open');
-    },
-    async () => {
-      did('journal full');
-      fill(at('journal-fs'));
-      await sleep(between(2000, 6000));
-      empty(at('journal-fs'));
-    },
-    async () => {
-      did('store full');
-      fill(at('store-fs'));
-      await sleep(between(2000, 6000));
-      empty(at('store-fs'));
-    },
+    () =>
+      during(
+        'replica stopped',
+        () => replica.child.kill('SIGSTOP'),
+        3000,
+        12_000,
+        () => replica.child.kill('SIGCONT'),
+      ),
+    () => during('network cut', net('cut'), 1000, 8000, net('open')),
+    () => during('network frozen', net('frozen'), 3000, 12_000, net('open')),
+    () => during('network slow', net('slow'), 3000, 10_000, net('open')),
+    () =>
+      during(
+        'journal full',
+        () => fill(at('journal-fs')),
+        2000,
+        6000,
+        () => empty(at('journal-fs')),
+      ),
+    () =>
+      during(
+        'store full',
+        () => fill(at('store-fs')),
+        2000,
+        6000,
+        () => empty(at('store-fs')),
+      ),
   ];
+}
+
+/** Trouble and bookmarks, in turn, until shortly before the end. */
+async function torment(acts, loads, until) {
   const states = {};
   for (let number = 0; Date.now() < until - 5000; number++) {
     await sleep(between(1000, 6000));
@@ -351,17 +336,53 @@ async function main() {
     if (random() < 0.5) log(`bookmark ${number}: ${await bookmark(loads, number)} (${now})`);
     else await acts[Math.floor(random() * acts.length)]();
   }
+  return states;
+}
+
+async function main() {
+  log(`seed ${values.seed}, ${seconds} s, ${folder}`);
+  const { far, near } = prepare();
+  const network = new Network(near, far);
+  const listen = ['--listen', `127.0.0.1:${far}`, '--token-file', at('token')];
+  const replica = new Service('replica', ['replica', at('group.json'), ...listen]);
+  const protect = new Service('protect', ['protect', at('group.json')]);
+  replica.start();
+  protect.start();
+  for (let i = 0; i < 100 && !disks.every((disk) => existsSync(at(`${disk}.sock`))); i++) await sleep(100);
+  const loads = disks.map((disk) => new Load(disk));
+  const until = Date.now() + seconds * 1000;
+  const running = Promise.all(loads.map((load) => load.run(until)));
+  const sampler = setInterval(() => {
+    protect.sample();
+    replica.sample();
+  }, 1000);
+  const counts = {};
+  const did = (what) => {
+    counts[what] = (counts[what] ?? 0) + 1;
+    log(what);
+  };
+  const states = await torment(troubles(network, replica, did), loads, until);
   network.set('open');
   await running;
   const lost = loads.flatMap((load) => load.failures);
+  await settle(lost);
+  clearInterval(sampler);
+  const ends = [await protect.stop(), await replica.stop()];
+  log(`protect ended with ${ends[0]}, replica with ${ends[1]}`);
+  network.server.close();
+  checkReplica(lost);
+  const held = await checkBookmarks(lost);
+  report({ counts, states, loads, lost, held, services: [protect, replica] });
+}
+
+async function settle(lost) {
   for (let i = 0; i < 120 && state().state !== 'streaming'; i++) await sleep(1000);
   const last = state();
   if (last.state !== 'streaming')
     lost.push(`after two minutes of peace the group is ${JSON.stringify(last)}`);
-  clearInterval(sampler);
-  const ends = [await before.stop(), await behind.stop()];
-  log(`protect ended with ${ends[0]}, replica with ${ends[1]}`);
-  network.server.close();
+}
+
+function checkReplica(lost) {
   const rolled = driftmap('roll', at('group.json'), '--to', 'latest');
   if (rolled.status !== 0) lost.push(`roll --to latest: ${rolled.stderr}`);
   for (const disk of disks) {
@@ -370,8 +391,6 @@ async function main() {
     });
     if (status !== 0) lost.push(`the replica of ${disk} differs: ${stdout}`);
   }
-  const held = await checkBookmarks(lost);
-  report({ counts, states, loads, lost, held, before, behind });
 }
 
 async function checkBookmarks(lost) {
@@ -393,7 +412,7 @@ async function checkBookmarks(lost) {
   return { reachable: held, set: bookmarks.length };
 }
 
-function report({ counts, states, loads, lost, held, before, behind }) {
+function report({ counts, states, loads, lost, held, services }) {
   console.log('');
   for (const [what, times] of Object.entries(counts)) console.log(`${what.padEnd(18)} ${times}`);
   console.log(
@@ -405,7 +424,7 @@ function report({ counts, states, loads, lost, held, before, behind }) {
   console.log(
     `bookmarks           ${held.set} set, ${held.reachable} reachable at the end and equal to their sums`,
   );
-  for (const { name, rss, starts } of [before, behind]) {
+  for (const { name, rss, starts } of services) {
     const third = Math.max(1, Math.floor(rss.length / 3));
     const most = (part) => Math.round(Math.max(...part));
     console.log(

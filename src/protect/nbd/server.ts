@@ -1,7 +1,8 @@
 /** The NBD server: listens, shakes hands, and serves exports until it is closed. */
 
-import { lstatSync, unlinkSync } from 'node:fs';
+import { existsSync, lstatSync, unlinkSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { dirname } from 'node:path';
 import { DriftmapError, systemError } from '../../base/errors.ts';
 import { NBD_HANDSHAKE_SECONDS, NBD_MAX_CONNECTIONS } from '../../base/limits.ts';
 import { ByteStream } from '../../lu/nbd/byte-stream.ts';
@@ -107,7 +108,10 @@ class ListeningServer implements NbdServer {
     const { listen } = this.options;
     const at =
       'socket' in listen ? { path: listen.socket } : { host: listen.host ?? 'localhost', port: listen.port };
-    if ('socket' in listen) await removeStale(listen.socket);
+    if ('socket' in listen) {
+      checkFolder(listen.socket);
+      await removeStale(listen.socket);
+    }
     const name = 'socket' in listen ? listen.socket : `${at.host}:${at.port}`;
     await new Promise<void>((resolve, reject) => {
       const fail = (cause: Error) => reject(systemError(cause, { path: name, operation: 'listen' }));
@@ -201,6 +205,14 @@ class ListeningServer implements NbdServer {
       error instanceof DriftmapError ? error : systemError(error, { operation: 'serve' }),
     );
   }
+}
+
+/** Of a folder that is not there, libuv says EACCES, and nobody would look for that. */
+function checkFolder(path: string): void {
+  const folder = dirname(path);
+  if (existsSync(folder)) return;
+  const reason = `there is no folder ${folder} for the socket: make it first`;
+  throw new DriftmapError('not-found', reason, { path, operation: 'listen' });
 }
 
 /** The socket of a server that was killed is in the way of the next one; that of one that runs is not touched. */
