@@ -380,3 +380,9 @@ export const QMP_SILENCE_SECONDS = 120;
 export const MAX_LIVE_PASSES = 16;
 /** Trees without leaves that production keeps while it waits for answers, where an index makes the leaves again: 70 MiB; 4 TiB in blocks of 64 KiB. */
 export const MAX_LIGHT_WINDOWS = 1024;
+/** Between two sessions of one connection: a client that has proved who it is may think for so long, and no longer, because it takes a place. */
+export const SESSION_IDLE_MS = 600_000;
+/** Pairs of disks that one command synchronizes: a machine's worth of lines in a file. */
+export const MAX_PAIRS = 4096;
+/** Pairs at one time: each takes up to 300 MB on either side. */
+export const MAX_PAIRS_AT_ONCE = 16;

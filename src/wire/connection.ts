@@ -108,6 +108,11 @@ export class Connection {
     this.timer.unref();
   }
 
+  /** Whether it can still carry a session. */
+  get isOpen(): boolean {
+    return this.failure === null && !this.leaving;
+  }
+
   get peer(): string {
     return this.transport.name;
   }
