@@ -56,6 +56,7 @@ const MAX_UNSENT_BYTES = MAX_FRAME_BYTES + FRAME_HEAD_BYTES;
 
 /** A peer is asked for a sign of life this often before it counts as dead. */
 const TICKS = 4;
+const MAX_PINGED = 16;
 const errorShape = record({ kind: text(40), message: text(MAX_WIRE_TEXT_BYTES) });
 const errorKinds: readonly ErrorKind[] = [
   'argument',
@@ -100,7 +101,8 @@ export class Connection {
   private silentTicks = 0;
   private waited = 0;
   private waitingSince: number | null = null;
-  private pingedAt: number | null = null;
+  /** When pings were sent that have not been answered, in their order. */
+  private readonly pinged: number[] = [];
   private measured: number | null = null;
 
   constructor(transport: Transport, options: ConnectionOptions = {}) {
@@ -146,8 +148,13 @@ export class Connection {
     this.ping();
   }
 
-  private ping(): void {
-    this.pingedAt ??= performance.now();
+  /**
+   * Asks for a sign of life, and measures the round trip by it. At the greeting both ends are busy opening disks, so
+   * who chooses by the round trip asks again when they are not.
+   */
+  ping(): void {
+    // A peer that reads nothing answers nothing.
+    if (this.pinged.push(performance.now()) > MAX_PINGED) this.pinged.shift();
     void this.send(MessageType.ping).catch(() => undefined);
   }
 
@@ -422,11 +429,7 @@ export class Connection {
           void this.send(MessageType.pong).catch(() => undefined);
         return;
       case MessageType.pong:
-        if (this.pingedAt !== null) {
-          const seconds = (performance.now() - this.pingedAt) / 1000;
-          this.measured = Math.min(this.measured ?? seconds, seconds);
-          this.pingedAt = null;
-        }
+        this.measure(this.pinged.shift());
         return;
       case MessageType.bye:
         this.peerLeft = true;
@@ -438,6 +441,12 @@ export class Connection {
         this.fail(new DriftmapError(known, `the other site says: ${message}`, { path: this.peer }));
       }
     }
+  }
+
+  private measure(pingedAt: number | undefined): void {
+    if (pingedAt === undefined) return;
+    const seconds = (performance.now() - pingedAt) / 1000;
+    this.measured = Math.min(this.measured ?? seconds, seconds);
   }
 
   private closedByPeer(): DriftmapError {
