@@ -86,18 +86,23 @@ export class Comparer {
       onProgress,
     });
     const found = new PagedBits(this.blocks);
-    const roundTrip = connection.roundTrip ?? NEAR_SECONDS;
     const comparison = new Comparison({
       connection,
       signer,
       blocks: this.blocks,
       todo,
       leads,
-      link: { roundTrip, bytesPerSecond: roundTrip < NEAR_SECONDS ? NEAR_RATE : FAR_RATE },
+      link: () => {
+        const roundTrip = connection.roundTrip ?? NEAR_SECONDS;
+        return { roundTrip, bytesPerSecond: roundTrip < NEAR_SECONDS ? NEAR_RATE : FAR_RATE };
+      },
       onDiffer: (block) => found.set(block),
       onSettled: () => undefined,
     });
+    // While the threads sign, this one is idle, and so is the peer's: what is measured now is the link.
+    connection.ping();
     await comparison.run();
+    connection.ping();
     return found;
   }
 

@@ -53,7 +53,8 @@ export interface ComparisonOptions {
   readonly todo: PagedBits | null;
   /** Production leads. */
   readonly leads: boolean;
-  readonly link: Omit<Link, 'drift' | 'leaves' | 'together'>;
+  /** As it is measured by now. */
+  readonly link: () => Omit<Link, 'drift' | 'leaves' | 'together'>;
   /** Called once for each block found to differ. */
   readonly onDiffer: (block: number) => void;
   /** Called once for each run of windows, `[first, end)`, about which all is known. */
@@ -226,7 +227,7 @@ export class Comparison {
     const leaves = leavesOfWindow(window, this.options.blocks);
     const drift = Math.max(1e-5, this.looked === 0 ? 1e-3 : this.differing / this.looked);
     const level = nextLevel(parentLevel, {
-      ...this.options.link,
+      ...this.options.link(),
       drift,
       leaves,
       together: MAX_DESCENTS / 2,

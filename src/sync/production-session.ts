@@ -23,12 +23,10 @@ import type { Connection } from '../wire/connection.ts';
 import type { Frame } from '../wire/frame.ts';
 import { MessageType, messageName } from '../wire/message-types.ts';
 import {
-  type Data,
   DIGEST_BYTES,
   decodeNumber,
   decodePlaced,
   Encoding,
-  encodeData,
   encodeNumber,
   encodeRefine,
   encodeSignatures,
@@ -47,7 +45,8 @@ import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { Comparer } from './comparer.ts';
 import { followLive, type LiveEnd, type LiveProduction } from './live.ts';
 import { type Piece, piecesOf } from './marked-pieces.ts';
-import { type Codec, type Compression, isZeros, LinkGauge, Packer } from './packer.ts';
+import { type Codec, type Compression, LinkGauge, Packer } from './packer.ts';
+import { type PackedPiece, PieceReader } from './piece-reader.ts';
 import { signPieces } from './pieces.ts';
 import type { SyncTotals } from './progress.ts';
 import { infoOf, stampOf, withPath } from './replica-session.ts';
@@ -66,6 +65,8 @@ export interface ProductionSessionOptions {
   readonly refinedPieces?: number | undefined;
   readonly placingBlocks?: number | undefined;
   readonly totals: SyncTotals;
+  /** The disk's generation when it was first looked at, where that was before this session. */
+  readonly since?: string | undefined;
   /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
   readonly marks?: PagedBits | undefined;
   /** Of the disk: used in the first comparison. */
@@ -94,7 +95,7 @@ export class ProductionSession {
   private readonly options: ProductionSessionOptions;
   private readonly generation: string;
   private readonly side: Side;
-  private readonly packer: Packer;
+  private readonly reader: PieceReader;
   private gauge: LinkGauge;
   private checkpoints = 0;
   private unflushed: ByteCount = 0;
@@ -103,9 +104,9 @@ export class ProductionSession {
 
   constructor(options: ProductionSessionOptions) {
     this.options = options;
-    this.generation = options.disk.generation();
+    this.generation = options.since ?? options.disk.generation();
     this.side = new Side(options.disk);
-    this.packer = new Packer(options.codec, options.compression);
+    this.reader = new PieceReader(this.side, new Packer(options.codec, options.compression));
     this.gauge = new LinkGauge(options.connection);
   }
 
@@ -374,16 +375,22 @@ export class ProductionSession {
   /** Reads and packs ahead, sends in order, and asks for durability now and then. */
   private async sendPieces(pieces: AsyncGenerator<Piece, undefined>): Promise<void> {
     const { connection, totals } = this.options;
-    const ahead: Promise<Data>[] = [];
+    const ahead: Promise<PackedPiece>[] = [];
     for (let more = true; more || ahead.length > 0; ) {
       while (more && ahead.length < PIECES_AHEAD) {
         const next = await pieces.next();
         if (next.done) more = false;
-        else ahead.push(this.packed(next.value));
+        else {
+          const packing = this.reader.pack(next.value, () => this.gauge.isBound);
+          packing.catch(() => undefined);
+          ahead.push(packing);
+        }
       }
-      const data = await ahead.shift();
-      if (data === undefined) continue;
-      await connection.send(MessageType.data, ...encodeData(data));
+      const packed = await ahead.shift();
+      if (packed === undefined) continue;
+      const { data, message } = packed;
+      if ('frame' in message) await connection.sendFrame(MessageType.data, message.frame, message.free);
+      else await connection.send(MessageType.data, ...message.parts);
       totals.sentBytes += data.length;
       totals.storedBytes += data.stored.length;
       if (data.encoding === Encoding.zero) totals.zeroBytes += data.length;
@@ -393,20 +400,6 @@ export class ProductionSession {
       this.unflushed = 0;
       await this.checkpoint(MAX_OPEN_CHECKPOINTS - 1);
     }
-  }
-
-  private packed({ offset, length, zero }: { offset: number; length: number; zero: boolean }): Promise<Data> {
-    const nothing = new Uint8Array(0);
-    if (zero) return Promise.resolve({ offset, length, encoding: Encoding.zero, stored: nothing });
-    const packing = (async () => {
-      const bytes = new Uint8Array(length);
-      const pending = this.side.read(offset, bytes);
-      if (pending) await pending;
-      if (isZeros(bytes)) return { offset, length, encoding: Encoding.zero, stored: nothing };
-      return this.packer.pack(offset, bytes, this.gauge.isBound);
-    })();
-    packing.catch(() => undefined);
-    return packing;
   }
 
   /** Asks for durability; returns when at most `open` of such questions are unanswered. */

@@ -385,10 +385,10 @@ export class ReplicaSession {
     await connection.send(MessageType.refined, encodePlaced(differs));
   }
 
-  private async takeData({ payload }: Frame): Promise<void> {
-    const { target, totals } = this.options;
+  private async takeData(frame: Frame): Promise<void> {
+    const { connection, target, totals } = this.options;
     const { keeper, writer } = target!;
-    const data = decodeData(payload, this.bitmap.size);
+    const data = decodeData(frame.payload, this.bitmap.size);
     const { offset, length, encoding } = data;
     keeper.checkMarked({ offset, length });
     keeper.beforeWriting();
@@ -397,6 +397,7 @@ export class ReplicaSession {
       totals.zeroBytes += length;
     } else await writer.write(offset, unpack(data));
     keeper.wrote({ offset, length });
+    connection.recycle(frame);
     totals.sentBytes += length;
     totals.storedBytes += data.stored.length;
     totals.add(length);

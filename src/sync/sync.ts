@@ -1,8 +1,8 @@
 /**
  * Makes a replica equal to production, compares disks of two sites, and verifies: the client's side.
  *
- * At most one of the two disks is at another site. When both are here they are compared byte by byte by a scan,
- * and the rest goes through the very protocol that goes over a network, within this process.
+ * At most one of the two disks is at another site. When both are here they are compared byte by byte by a scan and
+ * copied; what needs more goes through the very protocol that goes over a network, within this process.
  */
 
 import { DriftmapError } from '../base/errors.ts';
@@ -21,6 +21,7 @@ import { openedShape } from '../wire/session-messages.ts';
 import { memoryPair } from '../wire/transport.ts';
 import { stopped, type Wire } from './connect.ts';
 import type { LiveProduction } from './live.ts';
+import { copyMarked } from './local-copy.ts';
 import { type Origin, openOrigin } from './origin.ts';
 import { type Compression, commonCodec } from './packer.ts';
 import { ProductionSession } from './production-session.ts';
@@ -257,9 +258,37 @@ class LocalSession {
   }
 
   async run(): Promise<SyncResult> {
+    const { options, origin, target } = this;
+    const compare = await this.compare();
+    if (this.signature !== 'bytes' || compare.what !== 'known' || options.live || options.refine)
+      return this.session(compare);
+    const release = [origin.disk, target.disk].map((disk) => disk.retain());
+    try {
+      const { totals } = this;
+      const since = origin.info.generation;
+      const copy = { production: origin.disk, since, target, marks: compare.bits, totals };
+      const consistent = await copyMarked({ ...copy, signal: options.signal });
+      return this.result({ consistent, passes: 1 });
+    } finally {
+      for (const letGo of release) await letGo();
+    }
+  }
+
+  private result(ended: { readonly consistent: boolean; readonly passes: number }): SyncResult {
+    const { chosen, origin, target, totals } = this;
+    const told = [
+      ...origin.disk.warnings,
+      ...target.warnings,
+      ...this.indexes.flatMap((one) => one.warnings),
+      ...changed(ended.consistent, origin.disk, this.options.live),
+    ];
+    return { ...syncResult(chosen, target.size, totals, null, ended, told), signature: this.signature };
+  }
+
+  /** What a network would carry, within this process. */
+  private async session(compare: FirstComparison): Promise<SyncResult> {
     const { options, chosen, origin, target, totals, sources } = this;
     const { signal, live } = options;
-    const compare = await this.compare();
     const [there, here] = memoryPair().map((transport) => new Connection(transport)) as [
       Connection,
       Connection,
@@ -281,6 +310,7 @@ class LocalSession {
     const production = new ProductionSession({
       ...{ connection: there, disk: origin.disk, open, codec: null, compression: 'never', workers, totals },
       checkpointBytes: LOCAL_CHECKPOINT_BYTES,
+      since: origin.info.generation,
       marks: origin.marks,
       indexes: this.indexes[0]!.side,
       live,
@@ -297,14 +327,7 @@ class LocalSession {
       signal?.removeEventListener('abort', stop);
       await Promise.all([there.close(), here.close()]);
     }
-    const warnings = [
-      ...origin.disk.warnings,
-      ...target.warnings,
-      ...this.indexes.flatMap((one) => one.warnings),
-      ...changed(production.consistent, origin.disk, live),
-    ];
-    const result = syncResult(chosen, size, totals, null, production, warnings);
-    return { ...result, signature: this.signature };
+    return this.result(production);
   }
 
   /** Byte by byte, or by indexes, by a scan's threads, where both disks have one size and nothing is placed by signature. */

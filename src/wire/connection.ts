@@ -19,7 +19,7 @@ import {
 } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
-import { encodeFrameHead, FRAME_HEAD_BYTES, type Frame, FrameReader } from './frame.ts';
+import { encodeFrameHead, FRAME_HEAD_BYTES, type Frame, FrameReader, fillFrameHead } from './frame.ts';
 import type { RateLimiter } from './limiter.ts';
 import { isFree, isKnown, MessageType, messageName, OPTIONAL_FROM } from './message-types.ts';
 import { type Check, record, text } from './schema.ts';
@@ -39,13 +39,24 @@ export interface ConnectionOptions {
 interface Outgoing {
   readonly type: number;
   readonly parts: readonly Uint8Array[];
+  /** Head and payload in one: see `sendFrame`. */
+  readonly whole: Whole | null;
   readonly cost: ByteCount;
   readonly sent: () => void;
   readonly failed: (reason: unknown) => void;
 }
 
+interface Whole {
+  readonly bytes: Uint8Array;
+  readonly free: () => void;
+}
+
+/** One message waits while another is written: the network is never idle, and what is urgent waits for two at most. */
+const MAX_UNSENT_BYTES = MAX_FRAME_BYTES + FRAME_HEAD_BYTES;
+
 /** A peer is asked for a sign of life this often before it counts as dead. */
 const TICKS = 4;
+const MAX_PINGED = 16;
 const errorShape = record({ kind: text(40), message: text(MAX_WIRE_TEXT_BYTES) });
 const errorKinds: readonly ErrorKind[] = [
   'argument',
@@ -76,6 +87,7 @@ export class Connection {
   /** What we may still send. */
   private credit = FIRST_CREDIT_BYTES;
   private creditCame: (() => void) | null = null;
+  private written: (() => void) | null = null;
   /** What the peer may still send, what it was given in all, and what has been worked on and not given back yet. */
   private granted = FIRST_CREDIT_BYTES;
   private window = FIRST_CREDIT_BYTES;
@@ -89,7 +101,8 @@ export class Connection {
   private silentTicks = 0;
   private waited = 0;
   private waitingSince: number | null = null;
-  private pingedAt: number | null = null;
+  /** When pings were sent that have not been answered, in their order. */
+  private readonly pinged: number[] = [];
   private measured: number | null = null;
 
   constructor(transport: Transport, options: ConnectionOptions = {}) {
@@ -140,8 +153,13 @@ export class Connection {
     this.ping();
   }
 
-  private ping(): void {
-    this.pingedAt ??= performance.now();
+  /**
+   * Asks for a sign of life, and measures the round trip by it. At the greeting both ends are busy opening disks, so
+   * who chooses by the round trip asks again when they are not.
+   */
+  ping(): void {
+    // A peer that reads nothing answers nothing.
+    if (this.pinged.push(performance.now()) > MAX_PINGED) this.pinged.shift();
     void this.send(MessageType.ping).catch(() => undefined);
   }
 
@@ -154,13 +172,27 @@ export class Connection {
     if (this.leaving) return Promise.reject(this.closedError());
     // What concerns the connection itself must not wait behind what waits for credit: the peer may wait for it.
     if (isFree(type) && type !== MessageType.bye) {
-      this.write(type, parts);
+      this.write(type, parts, null);
       return Promise.resolve();
     }
+    return this.enqueue(type, parts, null);
+  }
+
+  /**
+   * As `send`, of a message that lies in one piece behind 16 bytes of room for its head: nothing is copied, and it is
+   * one write. `free` is called when the memory may be used again, and never when it may not.
+   */
+  sendFrame(type: number, bytes: Uint8Array, free: () => void): Promise<void> {
+    if (this.failure) return Promise.reject(this.failure);
+    if (this.leaving) return Promise.reject(this.closedError());
+    return this.enqueue(type, [bytes.subarray(FRAME_HEAD_BYTES)], { bytes, free });
+  }
+
+  private enqueue(type: number, parts: readonly Uint8Array[], whole: Whole | null): Promise<void> {
     let cost = FRAME_HEAD_BYTES;
     for (const part of parts) cost += part.length;
     return new Promise((sent, failed) => {
-      this.outbox.push({ type, parts, cost: isFree(type) ? 0 : cost, sent, failed });
+      this.outbox.push({ type, parts, whole, cost: isFree(type) ? 0 : cost, sent, failed });
       if (!this.pumping) void this.pump();
     });
   }
@@ -176,6 +208,11 @@ export class Connection {
     const frame = this.inbox.shift() ?? (await this.nextFrame());
     this.current = FRAME_HEAD_BYTES + frame.payload.length;
     return frame;
+  }
+
+  /** Gives the memory of a message that was received to later ones. Nobody may look at it any more. */
+  recycle({ payload }: Frame): void {
+    this.reader.recycle(payload);
   }
 
   /** The next message, which must be of this type. */
@@ -266,7 +303,8 @@ export class Connection {
         if (this.failure) return;
         this.outbox.shift();
         this.credit -= next.cost;
-        if (!this.write(next.type, next.parts)) await this.timed(this.drained());
+        this.write(next.type, next.parts, next.whole);
+        if (this.unsentBytes > MAX_UNSENT_BYTES) await this.timed(this.drained());
         next.sent();
       }
     } finally {
@@ -293,33 +331,46 @@ export class Connection {
   private drained(): Promise<void> {
     const { writable } = this.transport;
     return new Promise((resolve) => {
-      const done = () => {
-        writable.off('drain', done);
-        writable.off('close', done);
+      this.written = () => {
+        if (!writable.destroyed && this.unsentBytes > MAX_UNSENT_BYTES) return;
+        this.written = null;
+        writable.off('close', this.onWritten);
         resolve();
       };
-      writable.on('drain', done);
-      writable.on('close', done);
+      writable.on('close', this.onWritten);
+      // It was closed before.
+      if (writable.destroyed) this.written();
     });
   }
 
-  /** Returns false when the network has enough for now. */
-  private write(type: number, parts: readonly Uint8Array[]): boolean {
-    const { writable } = this.transport;
-    const head = encodeFrameHead(type, this.sequence, parts);
+  private readonly onWritten = () => this.written?.();
+
+  private write(type: number, parts: readonly Uint8Array[], whole: Whole | null): void {
+    const { writable, copies } = this.transport;
+    const { sequence } = this;
     this.sequence = (this.sequence + 1) % 2 ** 32;
-    writable.cork();
-    let flowing = writable.write(head);
-    let bytes = head.length;
-    for (const part of parts) {
-      if (part.length === 0) continue;
-      flowing = writable.write(part);
-      bytes += part.length;
+    let bytes: ByteCount;
+    if (whole !== null) {
+      bytes = whole.bytes.length;
+      fillFrameHead(whole.bytes.subarray(0, FRAME_HEAD_BYTES), type, sequence, parts);
+      writable.write(whole.bytes, (error) => {
+        if (copies && !error) whole.free();
+        this.onWritten();
+      });
+    } else {
+      const head = encodeFrameHead(type, sequence, parts);
+      const filled = parts.filter((part) => part.length > 0);
+      writable.cork();
+      writable.write(head, this.onWritten);
+      bytes = head.length;
+      for (const part of filled) {
+        writable.write(part, this.onWritten);
+        bytes += part.length;
+      }
+      writable.uncork();
     }
-    writable.uncork();
     this.bytesSent += bytes;
     this.options.onTraffic?.(0, bytes);
-    return flowing;
   }
 
   private take(chunk: Uint8Array): void {
@@ -383,11 +434,7 @@ export class Connection {
           void this.send(MessageType.pong).catch(() => undefined);
         return;
       case MessageType.pong:
-        if (this.pingedAt !== null) {
-          const seconds = (performance.now() - this.pingedAt) / 1000;
-          this.measured = Math.min(this.measured ?? seconds, seconds);
-          this.pingedAt = null;
-        }
+        this.measure(this.pinged.shift());
         return;
       case MessageType.bye:
         this.peerLeft = true;
@@ -399,6 +446,12 @@ export class Connection {
         this.fail(new DriftmapError(known, `the other site says: ${message}`, { path: this.peer }));
       }
     }
+  }
+
+  private measure(pingedAt: number | undefined): void {
+    if (pingedAt === undefined) return;
+    const seconds = (performance.now() - pingedAt) / 1000;
+    this.measured = Math.min(this.measured ?? seconds, seconds);
   }
 
   private closedByPeer(): DriftmapError {

@@ -13,7 +13,8 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import type { ByteCount } from '../base/units.ts';
+import { MAX_FRAME_BYTES } from '../base/limits.ts';
+import { type ByteCount, KiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 
 export const FRAME_HEAD_BYTES = 16;
@@ -31,17 +32,33 @@ export interface Frame {
 /** The head of a frame whose payload is `parts`, one after another. */
 export function encodeFrameHead(type: number, sequence: number, parts: readonly Uint8Array[]): Uint8Array {
   const head = new Uint8Array(FRAME_HEAD_BYTES);
-  const view = new DataView(head.buffer);
+  fillFrameHead(head, type, sequence, parts);
+  return head;
+}
+
+/** The same into 16 bytes that are there. */
+export function fillFrameHead(
+  head: Uint8Array,
+  type: number,
+  sequence: number,
+  parts: readonly Uint8Array[],
+): void {
+  const view = new DataView(head.buffer, head.byteOffset);
   let length = 0;
   for (const part of parts) length += part.length;
   view.setUint32(0, length, true);
   view.setUint16(TYPE_AT, type, true);
+  view.setUint16(ZERO_AT, 0, true);
   view.setUint32(SEQUENCE_AT, sequence, true);
   let sum = checksum(head.subarray(0, CHECKSUM_AT));
   for (const part of parts) sum = checksum(part, sum);
   view.setUint32(CHECKSUM_AT, sum, true);
-  return head;
 }
+
+/** Memory of long payloads that is kept for the next ones: as many as the credit lets wait. */
+const MAX_SPARES = 16;
+/** Shorter payloads get memory of their own: new memory costs most where it is a megabyte at a time. */
+const LEAST_SPARE_BYTES = 32 * KiB;
 
 /** Makes frames of a stream's chunks. Memory is taken for a payload only when its length has been found to be allowed. */
 export class FrameReader {
@@ -53,6 +70,9 @@ export class FrameReader {
   private headFilled = 0;
   private payload: Uint8Array | null = null;
   private filled = 0;
+  /** Of the head and of what has come of the payload. */
+  private sum = 0;
+  private readonly spares: ArrayBuffer[] = [];
   private sequence = 0;
   /** Bytes of whole frames so far. */
   private position = 0;
@@ -68,6 +88,21 @@ export class FrameReader {
     return this.headFilled === 0;
   }
 
+  /** Gives a payload's memory to a later one. Nobody may look at it any more. */
+  recycle({ buffer }: Uint8Array): void {
+    if (buffer.byteLength !== MAX_FRAME_BYTES || !(buffer instanceof ArrayBuffer)) return;
+    if (this.spares.length < MAX_SPARES) this.spares.push(buffer);
+  }
+
+  private memoryFor(length: ByteCount): Uint8Array {
+    if (length < LEAST_SPARE_BYTES || length > MAX_FRAME_BYTES) return new Uint8Array(length);
+    const spare = this.spares.pop();
+    if (spare !== undefined) return new Uint8Array(spare, 0, length);
+    // Half of it may be unused, no more: what a peer can make us hold stays bounded by its credit.
+    if (2 * length < MAX_FRAME_BYTES) return new Uint8Array(length);
+    return new Uint8Array(new ArrayBuffer(MAX_FRAME_BYTES), 0, length);
+  }
+
   /**
    * Takes the next bytes of the stream; calls `deliver` for every frame that is whole then. Payloads are copies.
    * @throws DriftmapError `malformed` with the offset in the stream; `limit` for a payload that is too long
@@ -80,11 +115,15 @@ export class FrameReader {
         this.headFilled += count;
         at += count;
         if (this.headFilled < FRAME_HEAD_BYTES) return;
-        this.payload = new Uint8Array(this.checkHead());
+        this.payload = this.memoryFor(this.checkHead());
         this.filled = 0;
+        this.sum = checksum(this.head.subarray(0, CHECKSUM_AT));
       }
       const count = Math.min(this.payload.length - this.filled, chunk.length - at);
-      this.payload.set(count === chunk.length ? chunk : chunk.subarray(at, at + count), this.filled);
+      const part = count === chunk.length ? chunk : chunk.subarray(at, at + count);
+      this.payload.set(part, this.filled);
+      // Of the copy, while it is in the cache; what is taken stays what was summed.
+      this.sum = checksum(this.payload.subarray(this.filled, this.filled + count), this.sum);
       this.filled += count;
       at += count;
       if (this.filled === this.payload.length) deliver(this.finish(this.payload));
@@ -104,8 +143,8 @@ export class FrameReader {
   }
 
   private finish(payload: Uint8Array): Frame {
-    const sum = checksum(payload, checksum(this.head.subarray(0, CHECKSUM_AT)));
-    if (sum !== this.view.getUint32(CHECKSUM_AT, true)) this.fail('a frame is damaged: its checksum differs');
+    if (this.sum !== this.view.getUint32(CHECKSUM_AT, true))
+      this.fail('a frame is damaged: its checksum differs');
     const frame = { type: this.view.getUint16(TYPE_AT, true), payload };
     this.position += FRAME_HEAD_BYTES + payload.length;
     this.sequence = (this.sequence + 1) % 2 ** 32;

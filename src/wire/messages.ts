@@ -368,24 +368,30 @@ export interface Data {
   readonly stored: Uint8Array;
 }
 
-const DATA_HEAD = 16;
+/** What goes before the stored bytes. */
+export const DATA_HEAD_BYTES = 16;
 
-export function encodeData({ offset, length, encoding, stored }: Data): Uint8Array[] {
-  const front = new Uint8Array(DATA_HEAD);
-  const view = viewOf(front);
+export function encodeData(data: Data): Uint8Array[] {
+  const front = new Uint8Array(DATA_HEAD_BYTES);
+  fillDataHead(front, data);
+  return [front, data.stored];
+}
+
+/** Fills in the head of a message whose stored bytes follow it in memory. */
+export function fillDataHead(message: Uint8Array, { offset, length, encoding }: Omit<Data, 'stored'>): void {
+  const view = viewOf(message);
   view.setBigUint64(0, BigInt(offset), true);
   view.setUint32(8, length, true);
-  front[12] = encoding;
-  return [front, stored];
+  view.setUint32(12, encoding, true);
 }
 
 export function decodeData(payload: Uint8Array, size: ByteCount): Data {
-  if (payload.length < DATA_HEAD) refuse('data', `got ${payload.length} bytes`);
+  if (payload.length < DATA_HEAD_BYTES) refuse('data', `got ${payload.length} bytes`);
   const view = viewOf(payload);
   const offset = Number(view.getBigUint64(0, true));
   const length = view.getUint32(8, true);
   const encoding = payload[12]! as Encoding;
-  const stored = payload.subarray(DATA_HEAD);
+  const stored = payload.subarray(DATA_HEAD_BYTES);
   if (encoding > Encoding.zstd || payload[13] !== 0 || view.getUint16(14, true) !== 0)
     refuse('data', `expected an encoding from 0 to 3, got ${encoding}`);
   if (length === 0 || offset > MAX_DISK_SIZE || offset + length > size)

@@ -13,6 +13,7 @@ export function ownStdio(): Transport {
     writable: process.stdout,
     secure: true,
     binding: null,
+    copies: true,
     destroy: () => {
       process.stdin.destroy();
       process.stdout.end();
@@ -66,6 +67,7 @@ export function overSsh(
     writable: stdin,
     secure: true,
     binding: null,
+    copies: true,
     destroy: () => {
       stdin.destroy();
       stdout.destroy();

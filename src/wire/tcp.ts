@@ -104,6 +104,7 @@ function transportOf(socket: Socket, name: string, tls: TLSSocket | null): Trans
     writable: socket,
     secure: tls !== null,
     binding,
+    copies: true,
     destroy: () => socket.destroy(),
   };
 }

@@ -15,6 +15,8 @@ export interface Transport {
   readonly secure: boolean;
   /** Bytes that both ends of a secure channel know and nobody else: ties a proof to it. */
   readonly binding: Uint8Array | null;
+  /** Whether a chunk may be changed once its write has called back: not where the other end is handed the chunk itself. */
+  readonly copies?: boolean | undefined;
   /** Ends it at once. Idempotent. */
   destroy(): void;
 }

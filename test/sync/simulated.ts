@@ -119,7 +119,8 @@ class Wire extends Duplex {
 
   override _write(chunk: Buffer, _encoding: string, done: (error?: Error | null) => void): void {
     const cut = this.budget.bytes < chunk.length;
-    const passed = cut ? chunk.subarray(0, this.budget.bytes) : chunk;
+    // A copy, as a socket makes: who wrote the chunk may use its memory again.
+    const passed = Buffer.from(cut ? chunk.subarray(0, this.budget.bytes) : chunk);
     this.budget.bytes -= passed.length;
     for (let at = 0; at < passed.length; ) {
       const count = this.random() < 0.2 ? 1 + Math.floor(this.random() * 40) : 65_536;
@@ -165,6 +166,7 @@ export function simulatedPair(random: () => number, bytes: number): [Transport, 
       writable: wire,
       secure: true,
       binding: null,
+      copies: true,
       destroy: () => wire.destroy(),
     }),
   ) as [Transport, Transport];

@@ -159,29 +159,37 @@ describe('a replica that', () => {
 });
 
 describe('production that', () => {
-  it('is written to during the session leaves a replica that is not called consistent', async () => {
-    const bytes = noise(4 * MiB, 4);
-    const production = fileOf(folder, bytes);
-    const replica = fileOf(folder, noise(4 * MiB, 5));
-    let wrote = false;
-    const result = await sync({
-      ...{ production, replica, workers: 1 },
-      onProgress: ({ phase }) => {
-        if (phase !== 'sending' || wrote) return;
-        wrote = true;
-        const unit = openFileUnit(production, { write: true });
-        unit.write(100, Uint8Array.of(1, 2, 3));
-        unit.close();
-      },
-    });
-    expect(wrote).toBe(true);
-    expect(result.consistent).toBe(false);
-    expect(result.warnings.join()).toContain('synchronize again');
-    expect(loadState(statePath(replica))!.status).toBe('synchronizing');
-    const again = await sync({ production, replica, workers });
-    expect(again.consistent).toBe(true);
-    expect(sameFiles(production, replica)).toBe(true);
-  });
+  it.each([
+    ['comparing', undefined],
+    ['comparing', 4 * KiB],
+    ['sending', undefined],
+    ['sending', 4 * KiB],
+  ])(
+    'is written to while %s (pieces: %s) leaves a replica that is not called consistent',
+    async (during, refine) => {
+      const bytes = noise(4 * MiB, 4);
+      const production = fileOf(folder, bytes);
+      const replica = fileOf(folder, noise(4 * MiB, 5));
+      let wrote = false;
+      const result = await sync({
+        ...{ production, replica, workers: 1, refine },
+        onProgress: ({ phase, doneBytes, totalBytes }) => {
+          if (phase !== during || wrote || (during === 'comparing' && doneBytes < totalBytes)) return;
+          wrote = true;
+          const unit = openFileUnit(production, { write: true });
+          unit.write(100, Uint8Array.of(1, 2, 3));
+          unit.close();
+        },
+      });
+      expect(wrote).toBe(true);
+      expect(result.consistent).toBe(false);
+      expect(result.warnings.join()).toContain('synchronize again');
+      expect(loadState(statePath(replica))!.status).toBe('synchronizing');
+      const again = await sync({ production, replica, workers });
+      expect(again.consistent).toBe(true);
+      expect(sameFiles(production, replica)).toBe(true);
+    },
+  );
 
   it('cannot be read in the middle is an error at both ends, and the marks stay', async () => {
     const bytes = noise(2 * MiB, 6);

@@ -1,7 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { DriftmapError } from '../../src/base/errors.ts';
+import { MAX_FRAME_BYTES } from '../../src/base/limits.ts';
 import { encodeFrameHead, type Frame, FrameReader } from '../../src/wire/frame.ts';
+import { noise } from '../sync/disks.ts';
 
 const frames = fc.array(
   fc.record({ type: fc.integer({ min: 0, max: 0xffff }), payload: fc.uint8Array({ maxLength: 300 }) }),
@@ -35,6 +37,23 @@ describe('frames', () => {
         );
       }),
     );
+  });
+
+  it('come out whole from memory that is used again, long after short', () => {
+    const lengths = [700_000, 40_000, 1_000_000, 0, 5, MAX_FRAME_BYTES, 33_000, 800_000];
+    const list = [...lengths, ...lengths].map((length, i) => ({ type: i, payload: noise(length, i + 1) }));
+    const stream = streamOf(list);
+    const reader = new FrameReader('peer', MAX_FRAME_BYTES);
+    const memories = new Set<ArrayBufferLike>();
+    let at = 0;
+    for (let from = 0; from < stream.length; from += 16_384)
+      reader.push(stream.subarray(from, from + 16_384), ({ payload }) => {
+        expect(Buffer.compare(payload, list[at++]!.payload)).toBe(0);
+        if (payload.length > 500_000) memories.add(payload.buffer);
+        reader.recycle(payload);
+      });
+    expect(at).toBe(list.length);
+    expect(memories.size).toBe(1);
   });
 
   it('come out byte by byte', () => {
