@@ -386,3 +386,5 @@ export const SESSION_IDLE_MS = 600_000;
 export const MAX_PAIRS = 4096;
 /** Pairs at one time: each takes up to 300 MB on either side. */
 export const MAX_PAIRS_AT_ONCE = 16;
+/** What an interrupted comparison loses at most: so much work is done again after a crash, and a note costs milliseconds. */
+export const COMPARISON_NOTE_MS = 10_000;

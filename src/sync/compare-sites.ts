@@ -10,6 +10,7 @@ import { scan } from '../scan/scan.ts';
 import { MessageType } from '../wire/message-types.ts';
 import { openedShape } from '../wire/session-messages.ts';
 import type { Wire } from './connect.ts';
+import { Narrowing } from './narrowing.ts';
 import { ProductionSession } from './production-session.ts';
 import type { SyncTotals } from './progress.ts';
 import { infoOf, ReplicaSession } from './replica-session.ts';
@@ -34,6 +35,12 @@ export interface CompareOptions extends SessionOptions {
   /** The disk that is right: a path, an address here or at another site, or one that is open. */
   readonly production: string | VirtualDisk | SiteDisk;
   readonly replica: string | VirtualDisk | SiteDisk;
+  /** Look only at the blocks that this earlier bitmap of the same disks marks. */
+  readonly within?: SyncBitmap | undefined;
+  /** Go on from a comparison that ended early: keep its marks, skip the blocks it covers. */
+  readonly resume?: SyncBitmap | undefined;
+  /** Called before it rejects, whatever the cause, with what it had found by then: enough to go on from. */
+  readonly onPartial?: ((bitmap: SyncBitmap) => void) | undefined;
 }
 
 export interface CompareResult extends SessionResult {
@@ -94,18 +101,20 @@ async function compareWithReplica(
     const { side, warnings } = indexes;
     return await withSite(site, options, async ({ connection, wire }) => {
       const open = openMessage(site.disk, 'replica', job, chosen, { replicaFormat: options.replicaFormat });
-      await connection.sendControl(MessageType.open, { ...open, production: infoOf(disk) });
+      const narrow = new Narrowing(options, chosen);
+      const more = { production: infoOf(disk), narrow: narrow.todo !== null };
+      await connection.sendControl(MessageType.open, { ...open, ...more });
       await connection.expect(MessageType.opened, openedShape);
       const totals = totalsOf(wire, options);
       const workers = options.workers ?? defaultWorkers();
       const common = { connection, disk, open, workers, totals, codec: null, compression: 'never' } as const;
-      const session = new ProductionSession({ ...common, indexes: side });
-      await session.run();
-      return compareResult(chosen, session.bitmap!, totals, wire, [
-        ...disk.warnings,
-        ...warnings,
-        ...session.warnings,
-      ]);
+      const session = new ProductionSession({
+        ...{ ...common, indexes: side, marks: narrow.todo ?? undefined },
+        onReady: (bitmap) => narrow.check(bitmap),
+      });
+      await narrow.watch(session);
+      const all = [...disk.warnings, ...warnings, ...session.warnings, ...narrow.warnings];
+      return compareResult(chosen, session.bitmap!, totals, wire, all);
     });
   } finally {
     indexes?.close();
@@ -138,9 +147,13 @@ async function compareWithProduction(
       const size = Math.max(disk.size, production.size);
       const workers = options.workers ?? defaultWorkers();
       const common = { connection, disk, production, size, open, workers, totals, warnings: disk.warnings };
-      const session = new ReplicaSession({ ...common, indexes: side, compare: { what: 'all' } });
-      await session.run();
-      const all = [...warnings, ...disk.warnings, ...own];
+      const narrow = new Narrowing(options, chosen);
+      const compare =
+        narrow.todo === null ? { what: 'all' as const } : { what: 'some' as const, bits: narrow.todo };
+      const session = new ReplicaSession({ ...common, indexes: side, compare });
+      narrow.check(session.bitmap);
+      await narrow.watch(session);
+      const all = [...warnings, ...disk.warnings, ...own, ...narrow.warnings];
       return compareResult(chosen, session.bitmap, totals, wire, all);
     });
   } finally {
@@ -170,7 +183,8 @@ async function compareHere(
       indexes.push(await openIndexes(options.productionIndex, a.disk, chosen));
       indexes.push(await openIndexes(options.replicaIndex, b.disk, chosen));
       const [productionIndex, replicaIndex] = indexes.map((one) => one.list);
-      const common = { ...both, productionIndex, replicaIndex };
+      const { within, resume, onPartial } = options;
+      const common = { ...both, productionIndex, replicaIndex, within, resume, onPartial };
       totals.begin('comparing', Math.max(a.disk.size, b.disk.size));
       let result = await scan(common);
       totals.comparedBytes += result.comparedBytes + result.skippedBytes;
@@ -178,7 +192,7 @@ async function compareHere(
         const before = result.markedBlocks;
         totals.begin('verifying', result.bitmap.markedBytes);
         await new Promise((resolve) => setTimeout(resolve, LOOK_PAUSE_MS));
-        result = await scan({ ...common, within: result.bitmap });
+        result = await scan({ ...common, within: result.bitmap, resume: undefined });
         if (result.markedBlocks === before) break;
       }
       const warnings = [...a.disk.warnings, ...b.disk.warnings, ...indexes.flatMap((one) => one.warnings)];

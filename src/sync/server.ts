@@ -211,7 +211,7 @@ async function serveReplica(
   const indexes = await openGranted(grant.indexes, target.disk, open);
   try {
     if (open.bySignature) for (const source of grant.sources ?? []) sources.push(await openSource(source));
-    const { disk, size, compare, writer, keeper } = target;
+    const { disk, size, compare, writer, keeper, notes } = target;
     const warnings = hidden([...target.warnings, ...indexes.warnings], grant, open);
     const session = new ReplicaSession({
       ...common,
@@ -221,7 +221,7 @@ async function serveReplica(
       warnings,
       sources,
       indexes: indexes.side,
-      target: { writer, keeper },
+      target: { writer, keeper, notes },
     });
     await session.run();
     return servedOf(connection, open, totals, session.consistent);
@@ -244,7 +244,8 @@ async function serveComparison(
     const size = Math.max(disk.size, production.size);
     const warnings = hidden([...disk.warnings, ...indexes.warnings], grant, open);
     const own = { disk, size, warnings, indexes: indexes.side };
-    const session = new ReplicaSession({ ...common, ...own, compare: { what: 'all' } });
+    const compare = { what: open.narrow === true ? 'yours' : 'all' } as const;
+    const session = new ReplicaSession({ ...common, ...own, compare });
     await session.run();
     return servedOf(common.connection, open, common.totals, session.consistent);
   } finally {

@@ -107,6 +107,7 @@ export function openMessage(
     codecs: codecs(),
     production: null,
     format,
+    narrow: null,
   };
 }
 

@@ -349,7 +349,10 @@ class LocalSession {
     const within = marks === undefined ? undefined : new SyncBitmap(header, marks);
     totals.begin('comparing', within?.markedBytes ?? target.size);
     let told = 0;
+    const onPartial = ({ marks: found, coverage: settled, header: { signature } }: SyncBitmap) =>
+      target.notes?.note({ found, settled }, marks ?? null, signature, true);
     const result = await scan({
+      onPartial,
       production: origin.disk,
       replica: target.disk,
       blockSize,

@@ -48,6 +48,8 @@ export const openShape = record({
   adopt: flag,
   discard: flag,
   format: optional(text(20)),
+  /** Of a scan or verify whose production disk is the client's: it sends a bitmap of what is looked at. */
+  narrow: optional(flag),
 });
 export type OpenMessage = Checked<typeof openShape>;
 

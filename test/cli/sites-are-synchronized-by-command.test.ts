@@ -118,9 +118,13 @@ describe('scan and verify', () => {
     expect(verified.status).toBe(1);
     expect(JSON.parse(verified.stdout).ranges).toHaveLength(2);
     expect(driftmap(['verify', a, a]).status).toBe(0);
-    expect(driftmap(['scan', a, `ssh://host${b}`, '--within', here, ...site]).stderr).toContain(
-      'for two disks here',
-    );
+    const within = driftmap(['scan', a, `ssh://host${b}`, '--within', here, '--json', ...site]);
+    expect([within.status, within.stderr]).toEqual([1, '']);
+    expect(JSON.parse(within.stdout)).toMatchObject({ markedBlocks: 2, comparedBytes: 131072 });
+    const resumed = driftmap(['scan', `ssh://host${a}`, b, '--resume', there, '--json', ...site]);
+    expect([resumed.status, JSON.parse(resumed.stdout).comparedBytes]).toEqual([1, 0]);
+    const bytes = driftmap(['scan', a, `ssh://host${b}`, '--compare', 'bytes', ...site]);
+    expect([bytes.status, bytes.stderr]).toEqual([2, expect.stringContaining('would have to travel whole')]);
   });
 });
 
