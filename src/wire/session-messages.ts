@@ -1,5 +1,6 @@
 /** The control messages of a session, after the greeting: who has which disk, and what is to be done. */
 
+import type { ErrorKind } from '../base/errors.ts';
 import { MAX_BLOCK_SIZE, MAX_IDENTITY_BYTES, MAX_WIRE_TEXT_BYTES, MIN_BLOCK_SIZE } from '../base/limits.ts';
 import { bytes, type Checked, count, flag, list, oneOf, optional, record, text } from './schema.ts';
 
@@ -96,3 +97,23 @@ export const finishShape = record({
 export const finishedShape = record({
   consistent: flag,
 });
+
+/** Either → the other: what ended the session. */
+export const errorShape = record({ kind: text(40), message: text(MAX_WIRE_TEXT_BYTES) });
+const errorKinds: readonly ErrorKind[] = [
+  'argument',
+  'not-found',
+  'permission',
+  'io',
+  'malformed',
+  'unsupported',
+  'policy',
+  'mismatch',
+  'limit',
+  'aborted',
+];
+
+/** One that this version does not know counts as `io`. */
+export function knownKind(kind: string): ErrorKind {
+  return errorKinds.find((name) => name === kind) ?? 'io';
+}
