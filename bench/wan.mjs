@@ -22,6 +22,7 @@ import {
   makeNoise,
   makePair,
   mb,
+  median,
   session,
 } from './sessions/parts.mjs';
 
@@ -56,6 +57,15 @@ const ip = (...words) => {
 const folder = mkdtempSync(join(tmpdir(), 'driftmap-wan-'));
 const at = (name) => join(folder, name);
 const stops = [];
+const tidy = () => {
+  for (const stop of stops.splice(0).reverse()) stop();
+  rmSync(folder, { recursive: true, force: true });
+};
+for (const signal of ['SIGINT', 'SIGTERM'])
+  process.once(signal, () => {
+    tidy();
+    process.exit(130);
+  });
 
 /** Bytes of packets that left or reached the near end, headers and all. */
 function linkBytes() {
@@ -126,8 +136,11 @@ try {
       mb(distant.sentBytes + distant.receivedBytes),
     );
   }
-  const least = Math.min(...added);
-  line('the network adds to comparing', `${least.toFixed(2)} s at best${limit(least < 3)}`);
+  const least = median(added);
+  line(
+    'the network adds to comparing',
+    `${least.toFixed(2)} s, median of ${added.length}${limit(least < 3)}`,
+  );
 
   const noise = at('noise.raw');
   makeNoise(noise, NOISE_MIB);
@@ -160,8 +173,7 @@ try {
   );
   await rivals(pair, differing);
 } finally {
-  for (const stop of stops.reverse()) stop();
-  rmSync(folder, { recursive: true, force: true });
+  tidy();
 }
 
 async function rivals(pair, differing) {

@@ -10,7 +10,14 @@ const used = () => ({ cpu: seconds(process.cpuUsage()), peak: process.resourceUs
 
 if (what === 'serve') {
   const { disk, host, tls } = options;
-  const server = await serve({ host, port: 0, tls, insecure: true, grant: () => ({ disk }), onError: console.error });
+  const server = await serve({
+    host,
+    port: 0,
+    tls,
+    insecure: true,
+    grant: () => ({ disk }),
+    onError: console.error,
+  });
   say({ port: server.port });
   process.stdin.resume();
   await new Promise((resolve) => process.stdin.once('end', resolve));

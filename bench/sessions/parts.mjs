@@ -91,10 +91,31 @@ export function makeCertificate(folder, host) {
   return { cert, key, ca: cert };
 }
 
+/** The pairs of a bench are in the page cache for everybody. */
+export function readThrough(path) {
+  const file = openSync(path, 'r');
+  const chunk = Buffer.alloc(4 * MiB);
+  for (let at = 0, count = 1; count > 0; at += count) count = readSync(file, chunk, 0, chunk.length, at);
+  closeSync(file);
+}
+
+const gnuTime = spawnSync('/usr/bin/time', ['--version']).error === undefined;
+
+/** Runs a command to its end: seconds of the wall's clock and, by GNU time, of processor time, and peak memory. */
+export function command(words, good = [0]) {
+  const timed = gnuTime ? ['/usr/bin/time', '-q', '-f', 'used %U %S %M', ...words] : words;
+  const began = performance.now();
+  const { status, stderr } = spawnSync(timed[0], timed.slice(1), { encoding: 'utf8' });
+  const seconds = (performance.now() - began) / 1000;
+  if (!good.includes(status)) throw new Error(`${words.join(' ')}: ${stderr}`);
+  const [user, system, peak] = /used ([\d.]+) ([\d.]+) (\d+)/.exec(stderr)?.slice(1).map(Number) ?? [];
+  return { seconds, cpu: gnuTime ? user + system : Number.NaN, peak: gnuTime ? peak * 1024 : Number.NaN };
+}
+
 /** @param within words that start a command elsewhere, such as `ip netns exec NAME` */
-export function nodeEnd(within, ...args) {
-  const [command, ...rest] = [...within, process.execPath, join(here, 'end.mjs'), ...args];
-  const child = spawn(command, rest, { stdio: ['pipe', 'pipe', 'inherit'] });
+export function nodeEnd(within, script, ...args) {
+  const [first, ...rest] = [...within, process.execPath, join(here, script), ...args];
+  const child = spawn(first, rest, { stdio: ['pipe', 'pipe', 'inherit'] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async () => {
     const { value, done } = await lines.next();
@@ -104,13 +125,29 @@ export function nodeEnd(within, ...args) {
   return { child, next, end: () => child.stdin.end() };
 }
 
+/** One process with both disks: what it takes without a network. */
+export async function alone(what, options) {
+  const one = nodeEnd([], 'end.mjs', what, JSON.stringify(options));
+  one.end();
+  return one.next();
+}
+
+/** A plain TLS connection that carries so much. */
+export async function plainPipe({ cert, key }, mebibytes) {
+  const drain = nodeEnd([], 'pipe.mjs', 'drain', '0', cert, key, String(mebibytes));
+  const { port } = await drain.next();
+  const pour = nodeEnd([], 'pipe.mjs', 'pour', String(port), cert, key, String(mebibytes));
+  const [told, far] = [await pour.next(), await drain.next()];
+  return { ...told, farCpu: far.cpu };
+}
+
 /** Serves a disk, runs one session against it, and tells what both ends used. */
 export async function session({ what, disk, options, host, tls, server = [], client = [] }) {
-  const far = nodeEnd(server, 'serve', JSON.stringify({ disk, host, tls }));
+  const far = nodeEnd(server, 'end.mjs', 'serve', JSON.stringify({ disk, host, tls }));
   try {
     const { port } = await far.next();
     const replica = `${tls === null ? 'driftmap' : 'driftmaps'}://${host}:${port}/vm`;
-    const near = nodeEnd(client, what, JSON.stringify({ ...options, replica, tls }));
+    const near = nodeEnd(client, 'end.mjs', what, JSON.stringify({ ...options, replica, tls }));
     near.end();
     const told = await near.next();
     far.end();
