@@ -88,7 +88,9 @@ export {
 export type { SyncProgress } from './sync/progress.ts';
 export { type DriftmapServer, type ListenServerOptions, serve } from './sync/serve.ts';
 export { type Grant, type ServeOptions, serveSession } from './sync/server.ts';
+export { connect, SiteConnection, SiteDisk } from './sync/site-connection.ts';
 export { loadState, type ReplicaState, statePath } from './sync/state-file.ts';
 export { type SyncOptions, type SyncResult, sync } from './sync/sync.ts';
+export { type AllProgress, type PairResult, type SyncAllOptions, syncAll } from './sync/sync-all.ts';
 export { RateLimiter } from './wire/limiter.ts';
 export type { Transport } from './wire/transport.ts';

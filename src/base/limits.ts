@@ -472,3 +472,11 @@ export const STORE_MAX_OBJECT_BYTES = 256 * MiB;
 export const STORE_STATS_AT_ONCE = 64;
 /** A file aside is a killed put's after this: no living put takes an hour for one object. */
 export const STORE_LEFTOVER_SECONDS = 3600;
+/** Between two sessions of one connection: a client that has proved who it is may think for so long, and no longer, because it takes a place. */
+export const SESSION_IDLE_MS = 600_000;
+/** Pairs of disks that one command synchronizes: a machine's worth of lines in a file. */
+export const MAX_PAIRS = 4096;
+/** Pairs at one time: each takes up to 300 MB on either side. */
+export const MAX_PAIRS_AT_ONCE = 16;
+/** What an interrupted comparison loses at most: so much work is done again after a crash, and a note costs milliseconds. */
+export const COMPARISON_NOTE_MS = 10_000;

@@ -1,14 +1,16 @@
 /** One side's part in the comparisons of a session: threads, keys and trees around `Comparison`. */
 
+import { WINDOW_BLOCKS } from '../base/limits.ts';
 import type { BlockCount, ByteCount } from '../base/units.ts';
 import { blockCount } from '../base/units.ts';
-import { PagedBits } from '../bitmap/paged-bits.ts';
+import type { PagedBits } from '../bitmap/paged-bits.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { SideIndexes } from '../scan/scan-indexes.ts';
 import type { SignatureAlgorithm } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
 import { BlockSigner } from './block-signer.ts';
 import { Comparison } from './comparison.ts';
+import { emptyLooked, type Looked } from './comparison-notes.ts';
 import { TreeBuilder } from './digest-tree.ts';
 import { SignPool } from './sign-pool.ts';
 import { WindowSigner } from './window-signer.ts';
@@ -35,6 +37,8 @@ export interface CompareCall {
   readonly indexed?: boolean | undefined;
   readonly onSignatures?: ((window: number, signatures: Uint8Array) => void) | undefined;
   readonly onProgress: (bytes: ByteCount) => void;
+  /** Kept up to date: what is known when the comparison fails. */
+  readonly looked?: Looked | undefined;
 }
 
 /** A link that answers within this is a local network. */
@@ -85,19 +89,28 @@ export class Comparer {
       isCheap: indexed && (this.options.indexes ?? null) !== null,
       onProgress,
     });
-    const found = new PagedBits(this.blocks);
-    const roundTrip = connection.roundTrip ?? NEAR_SECONDS;
+    const { found, settled } = call.looked ?? emptyLooked(this.blocks);
     const comparison = new Comparison({
       connection,
       signer,
       blocks: this.blocks,
       todo,
       leads,
-      link: { roundTrip, bytesPerSecond: roundTrip < NEAR_SECONDS ? NEAR_RATE : FAR_RATE },
+      link: () => {
+        const roundTrip = connection.roundTrip ?? NEAR_SECONDS;
+        return { roundTrip, bytesPerSecond: roundTrip < NEAR_SECONDS ? NEAR_RATE : FAR_RATE };
+      },
       onDiffer: (block) => found.set(block),
-      onSettled: () => undefined,
+      onSettled: (first, end) =>
+        settled.setRun({
+          start: first * WINDOW_BLOCKS,
+          end: Math.min(end * WINDOW_BLOCKS, this.blocks),
+        }),
     });
+    // While the threads sign, this one is idle, and so is the peer's: what is measured now is the link.
+    connection.ping();
     await comparison.run();
+    connection.ping();
     return found;
   }
 

@@ -53,7 +53,8 @@ export interface ComparisonOptions {
   readonly todo: PagedBits | null;
   /** Production leads. */
   readonly leads: boolean;
-  readonly link: Omit<Link, 'drift' | 'leaves' | 'together'>;
+  /** As it is measured by now. */
+  readonly link: () => Omit<Link, 'drift' | 'leaves' | 'together'>;
   /** Called once for each block found to differ. */
   readonly onDiffer: (block: number) => void;
   /** Called once for each run of windows, `[first, end)`, about which all is known. */
@@ -63,12 +64,16 @@ export interface ComparisonOptions {
 /** A window that is neither known to be equal nor known where it differs. */
 interface OpenWindow {
   tree: DigestTree;
+  /** Gives the tree's memory back; nothing for a background tree. */
+  release: () => void;
   /** Of the digests that we sent last; the answer must be below it. */
   level: number;
 }
 
 /** Honest production sends tops of few windows that are not answered, with or without an index. */
 const MAX_WAITING_TOPS = 2 * MAX_LIGHT_WINDOWS + 64;
+
+const NOTHING = () => undefined;
 
 export class Comparison {
   private readonly options: ComparisonOptions;
@@ -142,8 +147,8 @@ export class Comparison {
       if (signed !== null) {
         runs.push({ first: window, end: window + 1, digest: signed.tree.top });
         await this.gate.enter();
-        const tree = this.light ? signed.tree.withoutLeaves() : signed.tree;
-        this.open.set(window, { tree, level: TOP_LEVEL });
+        const open = this.light ? lightened(signed) : signed;
+        this.open.set(window, { tree: open.tree, release: open.release, level: TOP_LEVEL });
       }
       this.topped = signed === null ? this.windows : window + 1;
       if (runs.length > 0) await this.options.connection.send(MessageType.tops, encodeTops(runs));
@@ -153,10 +158,11 @@ export class Comparison {
 
   private takeEqual({ payload }: Frame): void {
     for (const { first, end } of decodeEqual(payload, this.topped)) {
-      for (const [window, { level }] of this.open) {
+      for (const [window, { level, release }] of this.open) {
         if (window < first || window >= end) continue;
         if (level !== TOP_LEVEL) throw malformed(`window ${window} is not equal any more`);
         this.open.delete(window);
+        release();
         this.gate.leave();
       }
       this.settle(first, end);
@@ -194,8 +200,11 @@ export class Comparison {
         // Up to our next window all trees are the background.
         const end = mine === null ? Math.min(run.end, own?.window ?? run.end) : window + 1;
         const tree = mine?.tree ?? signer.background;
-        if (sameBytes(tree.top, run.digest)) await this.sayEqual(window, end);
-        else for (let next = window; next < end; next++) await this.descend(next, tree);
+        const release = mine?.release ?? NOTHING;
+        if (sameBytes(tree.top, run.digest)) {
+          await this.sayEqual(window, end);
+          release();
+        } else for (let next = window; next < end; next++) await this.descend(next, tree, release);
         if (mine !== null) own = await signer.next();
         window = end;
       }
@@ -208,9 +217,9 @@ export class Comparison {
     this.settle(first, end);
   }
 
-  private async descend(window: number, tree: DigestTree): Promise<void> {
+  private async descend(window: number, tree: DigestTree, release: () => void): Promise<void> {
     await this.gate.enter();
-    const open: OpenWindow = { tree, level: TOP_LEVEL };
+    const open: OpenWindow = { tree, release, level: TOP_LEVEL };
     this.open.set(window, open);
     await this.sendNodes(window, open, TOP_LEVEL, [0]);
   }
@@ -226,7 +235,7 @@ export class Comparison {
     const leaves = leavesOfWindow(window, this.options.blocks);
     const drift = Math.max(1e-5, this.looked === 0 ? 1e-3 : this.differing / this.looked);
     const level = nextLevel(parentLevel, {
-      ...this.options.link,
+      ...this.options.link(),
       drift,
       leaves,
       together: MAX_DESCENTS / 2,
@@ -239,7 +248,10 @@ export class Comparison {
   }
 
   private async restoreLeaves(window: number, open: OpenWindow): Promise<void> {
-    if (!open.tree.hasLeaves) open.tree = await this.options.signer.again(window);
+    if (open.tree.hasLeaves) return;
+    const { tree, release } = await this.options.signer.again(window);
+    open.tree = tree;
+    open.release = release;
   }
 
   private async takeNodes({ payload }: Frame): Promise<void> {
@@ -262,7 +274,7 @@ export class Comparison {
   private openBackground(window: number): OpenWindow {
     if (!this.options.leads || this.isSettled(window)) throw malformed(`window ${window} is settled already`);
     if (this.backgrounds.size === MAX_DESCENTS) throw malformed(`more than ${MAX_DESCENTS} windows descend`);
-    const open: OpenWindow = { tree: this.options.signer.background, level: TOP_LEVEL };
+    const open: OpenWindow = { tree: this.options.signer.background, release: NOTHING, level: TOP_LEVEL };
     this.open.set(window, open);
     this.backgrounds.add(window);
     return open;
@@ -277,7 +289,9 @@ export class Comparison {
 
   private settleOpen(window: number, leaves: readonly number[]): void {
     const { blocks, todo, onDiffer } = this.options;
+    const open = this.open.get(window);
     this.open.delete(window);
+    open?.release();
     if (!this.backgrounds.delete(window)) this.gate.leave();
     this.differing += leaves.length;
     for (const leaf of leaves) {
@@ -324,6 +338,12 @@ export class Comparison {
     this.looked += (end - first) * WINDOW_BLOCKS;
     this.options.onSettled(first, end);
   }
+}
+
+/** Without its leaves, whose memory is used again at once. */
+function lightened({ tree, release }: SignedWindow): Pick<OpenWindow, 'tree' | 'release'> {
+  release();
+  return { tree: tree.withoutLeaves(), release: NOTHING };
 }
 
 function malformed(reason: string): DriftmapError {

@@ -64,7 +64,8 @@ export class LinkGauge {
   private at: number;
   private waitedMs: number;
   private bytesSent: ByteCount;
-  private answer: boolean;
+  /** Null before the first look: then the round trip, as it is measured by now, must do. */
+  private answer: boolean | null = null;
   private idle = 0;
 
   constructor(link: GaugedLink, now: () => number = () => performance.now()) {
@@ -73,19 +74,19 @@ export class LinkGauge {
     this.at = now();
     this.waitedMs = link.waitedMs;
     this.bytesSent = link.bytesSent;
-    this.answer = (link.roundTrip ?? 0) > FAR_SECONDS;
   }
 
   get isBound(): boolean {
     const { link } = this;
     const now = this.now();
     const elapsed = now - this.at;
-    if (elapsed < GAUGE_MS) return this.answer;
+    const before = this.answer ?? (link.roundTrip ?? 0) > FAR_SECONDS;
+    if (elapsed < GAUGE_MS) return before;
     const share = (link.waitedMs - this.waitedMs) / elapsed;
     const rate = ((link.bytesSent - this.bytesSent) / elapsed) * 1000;
     const bound = share > WAITING_SHARE && rate < FAST_BYTES_PER_SECOND;
     this.idle = bound ? 0 : this.idle + 1;
-    this.answer = bound || (this.answer && this.idle < PATIENCE && rate < FAST_BYTES_PER_SECOND);
+    this.answer = bound || (before && this.idle < PATIENCE && rate < FAST_BYTES_PER_SECOND);
     this.at = now;
     this.waitedMs = link.waitedMs;
     this.bytesSent = link.bytesSent;

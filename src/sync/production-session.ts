@@ -43,6 +43,7 @@ import {
 } from '../wire/session-messages.ts';
 import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { Comparer } from './comparer.ts';
+import { emptyLooked, type Looked } from './comparison-notes.ts';
 import { followLive, type LiveEnd, type LiveProduction } from './live.ts';
 import { type Piece, piecesOf } from './marked-pieces.ts';
 import { type Codec, type Compression, LinkGauge, Packer } from './packer.ts';
@@ -71,6 +72,8 @@ export interface ProductionSessionOptions {
   readonly marks?: PagedBits | undefined;
   /** Of the disk: used in the first comparison. */
   readonly indexes?: SideIndexes | null | undefined;
+  /** Called when it is known which disks the session is about, before anything is compared. */
+  readonly onReady?: ((bitmap: SyncBitmap) => void) | undefined;
   /** Writes that arrive meanwhile. */
   readonly live?: LiveProduction | undefined;
 }
@@ -92,6 +95,8 @@ export class ProductionSession {
   passes = 0;
   replica: DiskInfo | null = null;
   warnings: readonly string[] = [];
+  /** Of the first comparison, as far as it has come. */
+  looked: Looked | null = null;
   private readonly options: ProductionSessionOptions;
   private readonly generation: string;
   private readonly side: Side;
@@ -139,6 +144,7 @@ export class ProductionSession {
       replica: stampOf(ready.replica, open.job === 'sync' ? size : undefined),
     });
     this.bitmap = bitmap;
+    this.options.onReady?.(bitmap);
     await this.firstComparison(ready, bitmap);
     if (open.job === 'verify') await this.lookAgain(bitmap);
     const end = open.job === 'sync' ? await this.synchronize(ready, bitmap) : await this.endOf();
@@ -193,7 +199,10 @@ export class ProductionSession {
       todo === null ? bitmap.size : todo.count * bitmap.blockSize,
     );
     await connection.sendControl(MessageType.compare, { what, key, nodeKey });
+    const looked = emptyLooked(bitmap.blocks);
+    if (what === 'first') this.looked = looked;
     const found = await this.comparer!.compare({
+      looked,
       leads: true,
       algorithm,
       key,
@@ -205,9 +214,9 @@ export class ProductionSession {
         totals.add(bytes);
       },
     });
-    const looked = todo ?? new PagedBits(bitmap.blocks).complement();
-    for (const run of looked.andNot(found).runs()) bitmap.marks.clearRun(run);
-    for (const run of looked.runs()) bitmap.cover(run);
+    const done = todo ?? new PagedBits(bitmap.blocks).complement();
+    for (const run of done.andNot(found).runs()) bitmap.marks.clearRun(run);
+    for (const run of done.runs()) bitmap.cover(run);
     bitmap.marks.add(found);
     totals.markedBlocks = bitmap.count;
   }

@@ -5,12 +5,13 @@ import { DEFAULT_BLOCK_SIZE } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { checkBlockSize } from '../scan/plan.ts';
 import { type AlgorithmName, algorithmByName } from '../signature/algorithm.ts';
-import type { Connection } from '../wire/connection.ts';
 import type { OpenMessage } from '../wire/session-messages.ts';
-import { type Reached, type RemoteSite, reach, type SiteOptions, stopped } from './connect.ts';
+import { parseSite, type Site } from '../wire/site.ts';
+import { type Reached, type RemoteSite, reach, type SiteOptions, stopped, type Wire } from './connect.ts';
 import { codecs } from './packer.ts';
 import { type SyncProgress, SyncTotals } from './progress.ts';
 import { blockSizeOf, type GivenIndex } from './session-indexes.ts';
+import { type SiteConnection, SiteDisk } from './site-connection.ts';
 
 export interface SessionOptions extends SiteOptions {
   readonly productionFormat?: string | undefined;
@@ -106,14 +107,31 @@ export function openMessage(
     codecs: codecs(),
     production: null,
     format,
+    narrow: null,
   };
 }
 
+/** A disk of another site, and the connection to it where there is one already. */
+export type FarDisk = RemoteSite & { readonly via?: SiteConnection };
+
+/** Where a disk is; null for one that is open here. */
+export function siteOf(disk: unknown): FarDisk | Extract<Site, { kind: 'local' }> | null {
+  if (disk instanceof SiteDisk) return disk.address;
+  return typeof disk === 'string' ? parseSite(disk) : null;
+}
+
+/** A disk that `siteOf` found to be here. */
+export function here<T>(disk: T | SiteDisk): T {
+  if (disk instanceof SiteDisk) throw new DriftmapError('internal', 'a disk of another site, opened here');
+  return disk;
+}
+
 export async function withSite<T>(
-  site: RemoteSite,
+  site: FarDisk,
   options: SiteOptions,
   act: (reached: Reached) => Promise<T>,
 ): Promise<T> {
+  if (site.via !== undefined) return site.via.session(options.signal, act);
   const reached = await reach(site, options);
   try {
     return await act(reached);
@@ -126,7 +144,7 @@ export async function withSite<T>(
   }
 }
 
-export function totalsOf(connection: Connection | null, options: SessionOptions): SyncTotals {
-  const wire = () => (connection === null ? 0 : connection.bytesSent + connection.bytesReceived);
-  return new SyncTotals(wire, options.onProgress);
+export function totalsOf(wire: Wire | null, options: SessionOptions): SyncTotals {
+  const bytes = () => (wire === null ? 0 : wire.bytesSent + wire.bytesReceived);
+  return new SyncTotals(bytes, options.onProgress);
 }

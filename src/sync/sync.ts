@@ -18,9 +18,8 @@ import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Connection } from '../wire/connection.ts';
 import { MessageType } from '../wire/message-types.ts';
 import { openedShape } from '../wire/session-messages.ts';
-import { parseSite } from '../wire/site.ts';
 import { memoryPair } from '../wire/transport.ts';
-import { type RemoteSite, stopped } from './connect.ts';
+import { stopped, type Wire } from './connect.ts';
 import type { LiveProduction } from './live.ts';
 import { copyMarked } from './local-copy.ts';
 import { type Origin, openOrigin } from './origin.ts';
@@ -32,23 +31,27 @@ import { openIndexes, type SessionIndexes } from './session-indexes.ts';
 import {
   type Chosen,
   choose,
+  type FarDisk,
+  here,
   openMessage,
   type ReplicaFlags,
   refuseFarIndex,
   refuseTwoSites,
   type SessionOptions,
   type SessionResult,
+  siteOf,
   totalsOf,
   withSite,
 } from './session-options.ts';
+import type { SiteDisk } from './site-connection.ts';
 import { type OpenSource, openSource } from './sources.ts';
-import { openTarget, type Target } from './target.ts';
+import { openTarget, type Target, type TargetOptions } from './target.ts';
 
 export interface SyncOptions extends SessionOptions, ReplicaFlags {
   /** The disk that is right: a path, an address here or at another site, or one that is open. */
-  readonly production: string | VirtualDisk;
+  readonly production: string | VirtualDisk | SiteDisk;
   /** A path, an address at another site, or a unit that can be written to. */
-  readonly replica: string | LogicalUnit;
+  readonly replica: string | LogicalUnit | SiteDisk;
   /** Where the replica's state is kept; beside it by default. Only for a replica here. */
   readonly state?: string | undefined;
   /** Asks the replica to place blocks that it holds already; by default when a network lies between. */
@@ -79,8 +82,8 @@ export interface SyncResult extends SessionResult {
 /** Makes the replica equal to production. */
 export async function sync(options: SyncOptions): Promise<SyncResult> {
   const { production, replica } = options;
-  const from = typeof production === 'string' ? parseSite(production) : null;
-  const to = typeof replica === 'string' ? parseSite(replica) : null;
+  const from = siteOf(production);
+  const to = siteOf(replica);
   refuseTwoSites(from?.kind, to?.kind);
   if (options.signal?.aborted) throw stopped(options.signal);
   if (options.live && (options.productionIndex ?? []).length > 0)
@@ -95,12 +98,12 @@ export async function sync(options: SyncOptions): Promise<SyncResult> {
 
 // One of the disks at another site
 
-async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResult> {
+async function pushTo(site: FarDisk, options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? true);
   if (options.state !== undefined || options.sources !== undefined)
     throw new DriftmapError('argument', 'state and sources are chosen where the replica is');
   refuseFarIndex(options.replicaIndex, 'replica');
-  const origin = await openOrigin(options.production, {
+  const origin = await openOrigin(here(options.production), {
     format: options.productionFormat,
     allowOutside: options.allowOutside,
   });
@@ -109,11 +112,11 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
     throw error;
   });
   try {
-    return await withSite(site, options, async ({ connection }) => {
+    return await withSite(site, options, async ({ connection, wire }) => {
       const open = openMessage(site.disk, 'replica', 'sync', chosen, options);
       await connection.sendControl(MessageType.open, { ...open, production: origin.info });
       const opened = await connection.expect(MessageType.opened, openedShape);
-      const totals = totalsOf(connection, options);
+      const totals = totalsOf(wire, options);
       const session = new ProductionSession({
         connection,
         disk: origin.disk,
@@ -133,7 +136,7 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
         ...session.warnings,
         ...changed(session.consistent, origin.disk, options.live),
       ];
-      return syncResult(chosen, session.bitmap!.size, totals, connection, session, warnings);
+      return syncResult(chosen, session.bitmap!.size, totals, wire, session, warnings);
     });
   } finally {
     indexes.close();
@@ -141,24 +144,24 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
   }
 }
 
-async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncResult> {
+async function pullFrom(site: FarDisk, options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? true);
   if (options.live) throw new DriftmapError('argument', 'live marks are of a production disk here');
   refuseFarIndex(options.productionIndex, 'production disk');
-  return withSite(site, options, async ({ connection }) => {
+  return withSite(site, options, async ({ connection, wire }) => {
     const open = openMessage(site.disk, 'production', 'sync', chosen, options);
     await connection.sendControl(MessageType.open, open);
     const { production, warnings } = await connection.expect(MessageType.opened, openedShape);
     if (production === null)
       throw new DriftmapError('malformed', 'the other site did not say which disk it has');
-    const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, production);
+    const target = await openTarget(targetOf(options, chosen), production);
     const sources: OpenSource[] = [];
     let indexes = null;
     try {
       if (chosen.bySignature)
         for (const source of options.sources ?? []) sources.push(await openSource(source));
       indexes = await openIndexes(options.replicaIndex, target.disk, chosen);
-      const totals = totalsOf(connection, options);
+      const totals = totalsOf(wire, options);
       const { disk, size, compare } = target;
       const workers = options.workers ?? defaultWorkers();
       const common = { connection, disk, production, size, open, workers, totals, compare, sources, target };
@@ -167,13 +170,17 @@ async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncRes
       const more = session.consistent ? [] : [notConsistent];
       const result = { consistent: session.consistent, passes: 1 };
       const all = [...warnings, ...target.warnings, ...indexes.warnings, ...more];
-      return syncResult(chosen, size, totals, connection, result, all);
+      return syncResult(chosen, size, totals, wire, result, all);
     } finally {
       indexes?.close();
       for (const source of sources) await source.close();
       await target.close();
     }
   });
+}
+
+function targetOf(options: SyncOptions, chosen: Chosen): TargetOptions {
+  return { ...options, ...chosen, replica: here(options.replica), format: options.replicaFormat };
 }
 
 const notConsistent =
@@ -192,12 +199,12 @@ function changed(consistent: boolean, disk: VirtualDisk, live: LiveProduction | 
 async function syncHere(options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? false);
   const startedAt = performance.now();
-  const origin = await openOrigin(options.production, {
+  const origin = await openOrigin(here(options.production), {
     format: options.productionFormat,
     allowOutside: options.allowOutside,
   });
   try {
-    const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, origin.info);
+    const target = await openTarget(targetOf(options, chosen), origin.info);
     const sources: OpenSource[] = [];
     const indexes: SessionIndexes[] = [];
     try {
@@ -268,12 +275,12 @@ class LocalSession {
   }
 
   private result(ended: { readonly consistent: boolean; readonly passes: number }): SyncResult {
-    const { chosen, options, origin, target, totals } = this;
+    const { chosen, origin, target, totals } = this;
     const told = [
       ...origin.disk.warnings,
       ...target.warnings,
-      ...this.indexes.flatMap((index) => index.warnings),
-      ...changed(ended.consistent, origin.disk, options.live),
+      ...this.indexes.flatMap((one) => one.warnings),
+      ...changed(ended.consistent, origin.disk, this.options.live),
     ];
     return { ...syncResult(chosen, target.size, totals, null, ended, told), signature: this.signature };
   }
@@ -342,7 +349,10 @@ class LocalSession {
     const within = marks === undefined ? undefined : new SyncBitmap(header, marks);
     totals.begin('comparing', within?.markedBytes ?? target.size);
     let told = 0;
+    const onPartial = ({ marks: found, coverage: settled, header: { signature } }: SyncBitmap) =>
+      target.notes?.note({ found, settled }, marks ?? null, signature, true);
     const result = await scan({
+      onPartial,
       production: origin.disk,
       replica: target.disk,
       blockSize,
@@ -392,15 +402,15 @@ function syncResult(
   { blockSize, signature }: Chosen,
   size: ByteCount,
   totals: SyncTotals,
-  connection: Connection | null,
+  wire: Wire | null,
   { consistent, passes }: { readonly consistent: boolean; readonly passes: number },
   warnings: readonly string[],
 ): SyncResult {
   return {
     ...{ size, blockSize, signature, consistent, passes, warnings },
     comparedBytes: totals.comparedBytes,
-    sentBytes: connection?.bytesSent ?? 0,
-    receivedBytes: connection?.bytesReceived ?? 0,
+    sentBytes: wire?.bytesSent ?? 0,
+    receivedBytes: wire?.bytesReceived ?? 0,
     seconds: totals.seconds,
     placedBlocks: totals.placedBlocks,
     placedBytes: totals.placedBytes,

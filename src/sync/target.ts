@@ -11,7 +11,9 @@ import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { parseAddress } from '../disk/address.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { settleGeneration } from '../scan/generation.ts';
 import type { DiskInfo } from '../wire/session-messages.ts';
+import { ComparisonNotes } from './comparison-notes.ts';
 import { StateKeeper } from './keeper.ts';
 import { lock } from './lock.ts';
 import { type DiskWriter, openReplicaDisk, resizeFile } from './replica-disk.ts';
@@ -43,6 +45,8 @@ export interface Target {
   readonly size: ByteCount;
   readonly writer: DiskWriter;
   readonly keeper: StateKeeper;
+  /** Where a comparison that is interrupted is noted; null where it cannot be, or another one is gone on with. */
+  readonly notes: ComparisonNotes | null;
   readonly compare: FirstComparison;
   readonly warnings: readonly string[];
   close(): Promise<void>;
@@ -117,6 +121,7 @@ async function openLocked(
   }
   try {
     const { disk, writer } = opened;
+    await settleGeneration(disk);
     const size = production.size;
     if (disk.size < size || (disk.size > size && !options.shrink))
       throw wrongSize(disk.name, disk.size, size);
@@ -130,7 +135,10 @@ async function openLocked(
       replica: stampOf(infoOf(disk), size),
     });
     const state = belongs ? prior : null;
-    const compare = decide(state, production, disk, bitmap, options.full ?? false);
+    const decided = decide(state, production, disk, bitmap, options.full ?? false);
+    const beside = stateAt === null ? null : ComparisonNotes.beside(stateAt, bitmap.header);
+    const notes = decided.what === 'all' ? beside : null;
+    const compare = options.full ? decided : goOn(decided, notes);
     if (compare.what !== 'all') bitmap.cover({ start: 0, end: bitmap.blocks });
     if (compare.what === 'some') bitmap.marks.add(compare.bits);
     const epoch = Math.max(state?.epoch ?? 1, production.lineage?.epoch ?? 1);
@@ -141,6 +149,8 @@ async function openLocked(
       format: disk.format,
       prior: state,
       epoch,
+      // What was noted is in the state then.
+      onStored: () => beside?.forget(),
     });
     const close = async () => {
       try {
@@ -149,7 +159,7 @@ async function openLocked(
         unlock();
       }
     };
-    return { disk, size, writer, keeper, compare, warnings: [...disk.warnings, ...warnings], close };
+    return { disk, size, writer, keeper, notes, compare, warnings: [...disk.warnings, ...warnings], close };
   } catch (error) {
     await opened.close();
     throw error;
@@ -227,6 +237,12 @@ function decide(
   // What cannot tell of writes vouches for nothing.
   if (!same || /(?:^| )(?:device|live)(?: |$)/.test(production.generation)) return { what: 'all' };
   return { what: 'some', bits: then.marks };
+}
+
+/** Where an interrupted comparison left off. */
+function goOn(decided: FirstComparison, notes: ComparisonNotes | null): FirstComparison {
+  const bits = notes?.load() ?? null;
+  return bits === null ? decided : { what: 'some', bits };
 }
 
 /** Only a raw disk is as large as its file. */

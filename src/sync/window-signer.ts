@@ -40,6 +40,8 @@ export interface WindowSignerOptions {
 export interface SignedWindow {
   readonly window: number;
   readonly tree: DigestTree;
+  /** The tree is not looked at any more: its memory is used again. */
+  release(): void;
 }
 
 export class WindowSigner {
@@ -52,6 +54,12 @@ export class WindowSigner {
   private readonly ready: Promise<SignedWindow>[] = [];
   private from = 0;
   private ids = 0;
+  /**
+   * Tables of windows that are done with. A thread that was handed a table holds it until its own garbage is
+   * collected, which may be never: a table for each window would fill the memory.
+   */
+  private readonly idleLeaves: Uint8Array[] = [];
+  private readonly idleSignatures: Uint8Array[] = [];
 
   constructor(options: WindowSignerOptions) {
     this.options = options;
@@ -76,10 +84,9 @@ export class WindowSigner {
     return this.options.isCheap === true;
   }
 
-  /** The tree of a window that was given before. */
-  async again(window: number): Promise<DigestTree> {
-    const { tree } = await this.signWindow(window, { onSignatures: undefined, onProgress: undefined });
-    return tree;
+  /** A window that was given before. */
+  again(window: number): Promise<SignedWindow> {
+    return this.signWindow(window, { onSignatures: undefined, onProgress: undefined });
   }
 
   private async fill(): Promise<void> {
@@ -128,10 +135,9 @@ export class WindowSigner {
     const { builder, blockSize, todo, signatureBytes, pool } = this.options;
     const leaves = leavesOf(
       this.backgroundLeaf,
-      new Uint8Array(new SharedArrayBuffer(WINDOW_BLOCKS * DIGEST_BYTES)),
+      this.idleLeaves.pop() ?? new Uint8Array(new SharedArrayBuffer(WINDOW_BLOCKS * DIGEST_BYTES)),
     );
-    const signatures =
-      signatureBytes > 0 ? new Uint8Array(new SharedArrayBuffer(WINDOW_BLOCKS * signatureBytes)) : null;
+    const signatures = signatureBytes > 0 ? this.signatureTable(signatureBytes) : null;
     const first = window * WINDOW_BLOCKS;
     const end = Math.min(first + WINDOW_BLOCKS, this.blocks);
     const step = Math.max(1, Math.min(WINDOW_BLOCKS, SEGMENT_BYTES / blockSize));
@@ -161,8 +167,16 @@ export class WindowSigner {
       signing.push(signed);
     }
     await Promise.all(signing);
-    if (signatures !== null) onSignatures?.(window, signatures);
-    return { window, tree: builder.build(leaves) };
+    if (signatures !== null) {
+      onSignatures?.(window, signatures);
+      this.idleSignatures.push(signatures);
+    }
+    return { window, tree: builder.build(leaves), release: () => this.idleLeaves.push(leaves) };
+  }
+
+  private signatureTable(signatureBytes: ByteCount): Uint8Array {
+    const idle = this.idleSignatures.pop();
+    return idle?.fill(0) ?? new Uint8Array(new SharedArrayBuffer(WINDOW_BLOCKS * signatureBytes));
   }
 
   /** Whether whole blocks are known to be zero; a short last block never is. */

@@ -9,7 +9,7 @@
  * Whatever ends a connection ends it once: the first reason is what every pending and later call throws.
  */
 
-import { DriftmapError, type ErrorKind, systemError } from '../base/errors.ts';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import {
   MAX_FRAME_BYTES,
   MAX_GREETING_BYTES,
@@ -22,7 +22,8 @@ import { decodeControl, encodeControl } from '../codec/control.ts';
 import { encodeFrameHead, FRAME_HEAD_BYTES, type Frame, FrameReader, fillFrameHead } from './frame.ts';
 import type { RateLimiter } from './limiter.ts';
 import { isFree, isKnown, MessageType, messageName, OPTIONAL_FROM } from './message-types.ts';
-import { type Check, record, text } from './schema.ts';
+import type { Check } from './schema.ts';
+import { errorShape, knownKind } from './session-messages.ts';
 import type { Transport } from './transport.ts';
 
 /** What either side may send before it has been given credit: the greeting. */
@@ -56,19 +57,7 @@ const MAX_UNSENT_BYTES = MAX_FRAME_BYTES + FRAME_HEAD_BYTES;
 
 /** A peer is asked for a sign of life this often before it counts as dead. */
 const TICKS = 4;
-const errorShape = record({ kind: text(40), message: text(MAX_WIRE_TEXT_BYTES) });
-const errorKinds: readonly ErrorKind[] = [
-  'argument',
-  'not-found',
-  'permission',
-  'io',
-  'malformed',
-  'unsupported',
-  'policy',
-  'mismatch',
-  'limit',
-  'aborted',
-];
+const MAX_PINGED = 16;
 
 export class Connection {
   /** Bytes of frames, heads included. */
@@ -100,7 +89,8 @@ export class Connection {
   private silentTicks = 0;
   private waited = 0;
   private waitingSince: number | null = null;
-  private pingedAt: number | null = null;
+  /** When pings were sent that have not been answered, in their order. */
+  private readonly pinged: number[] = [];
   private measured: number | null = null;
 
   constructor(transport: Transport, options: ConnectionOptions = {}) {
@@ -117,6 +107,11 @@ export class Connection {
       );
     this.timer = setInterval(() => this.tick(), (options.deadAfterMs ?? 60_000) / TICKS);
     this.timer.unref();
+  }
+
+  /** Whether it can still carry a session. */
+  get isOpen(): boolean {
+    return this.failure === null && !this.leaving;
   }
 
   get peer(): string {
@@ -146,8 +141,13 @@ export class Connection {
     this.ping();
   }
 
-  private ping(): void {
-    this.pingedAt ??= performance.now();
+  /**
+   * Asks for a sign of life, and measures the round trip by it. At the greeting both ends are busy opening disks, so
+   * who chooses by the round trip asks again when they are not.
+   */
+  ping(): void {
+    // A peer that reads nothing answers nothing.
+    if (this.pinged.push(performance.now()) > MAX_PINGED) this.pinged.shift();
     void this.send(MessageType.ping).catch(() => undefined);
   }
 
@@ -422,11 +422,7 @@ export class Connection {
           void this.send(MessageType.pong).catch(() => undefined);
         return;
       case MessageType.pong:
-        if (this.pingedAt !== null) {
-          const seconds = (performance.now() - this.pingedAt) / 1000;
-          this.measured = Math.min(this.measured ?? seconds, seconds);
-          this.pingedAt = null;
-        }
+        this.measure(this.pinged.shift());
         return;
       case MessageType.bye:
         this.peerLeft = true;
@@ -434,10 +430,15 @@ export class Connection {
         return;
       default: {
         const { kind, message } = this.control(frame, errorShape);
-        const known = errorKinds.find((name) => name === kind) ?? 'io';
-        this.fail(new DriftmapError(known, `the other site says: ${message}`, { path: this.peer }));
+        this.fail(new DriftmapError(knownKind(kind), `the other site says: ${message}`, { path: this.peer }));
       }
     }
+  }
+
+  private measure(pingedAt: number | undefined): void {
+    if (pingedAt === undefined) return;
+    const seconds = (performance.now() - pingedAt) / 1000;
+    this.measured = Math.min(this.measured ?? seconds, seconds);
   }
 
   private closedByPeer(): DriftmapError {
