@@ -65,7 +65,7 @@ export async function reachChild({ command, signal, deadAfterMs, onStart }: Chil
   };
   try {
     await greet(connection);
-    return { connection, explain, close };
+    return { connection, wire: connection, explain, close };
   } catch (cause) {
     const error = await explain(systemError(cause, { operation: 'start' }));
     await close();

@@ -141,7 +141,7 @@ export class Site {
         .catch(() => undefined),
     );
     await greet(client);
-    return { connection: client, explain: async (cause) => cause, close: () => client.close() };
+    return { connection: client, wire: client, explain: async (cause) => cause, close: () => client.close() };
   }
 }
 
