@@ -17,7 +17,7 @@ import { DriftmapError } from '../base/errors.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { RecordKind, type Sequence, type Time } from './record.ts';
 import type { Place, Segment } from './segment.ts';
-import { type Group, type Position, savePosition } from './state.ts';
+import { type Group, type Position, savePosition, savePositionAside } from './state.ts';
 import type { Beginning, Stream } from './stream.ts';
 
 /** From which to which point the disks can be brought; both included. */
@@ -182,17 +182,28 @@ export class Core {
 
   /** Says durably where the disks stand. */
   savePosition(low: Sequence = this.low, high: Sequence = this.high, cut: Sequence | null = null): void {
-    const time = this.timeOf(low);
-    savePosition(this.place.folder, {
+    const position = this.positionAt(low, high, cut);
+    savePosition(this.place.folder, position);
+    this.lowTime = position.time;
+  }
+
+  /** The same, without holding up the thread. Of whoever rolls: nobody else may save one meanwhile. */
+  async savePositionAside(low: Sequence, high: Sequence): Promise<undefined> {
+    const position = this.positionAt(low, high, null);
+    await savePositionAside(this.place.folder, position);
+    this.lowTime = position.time;
+  }
+
+  private positionAt(low: Sequence, high: Sequence, cut: Sequence | null): Position {
+    return {
       low,
       high,
       durableDo: this.redo.last,
       durableUndo: this.undo.last,
-      time,
+      time: this.timeOf(low),
       suspended: this.suspendedAt(low),
       cut,
-    });
-    this.lowTime = time;
+    };
   }
 
   /** Whether the group is suspended right after a record. */

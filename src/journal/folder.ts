@@ -28,7 +28,7 @@ import { join } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { MAX_IO_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
-import { readBounded, writeAtomically } from '../codec/atomic-file.ts';
+import { AsideFile, readBounded, writeAtomically } from '../codec/atomic-file.ts';
 import { type Lock, takeLock } from './lock.ts';
 
 export interface JournalFile {
@@ -54,6 +54,8 @@ export interface JournalFolder {
   load(name: string, most: ByteCount): Uint8Array;
   /** Writes a small file, whole and durable. */
   replace(name: string, bytes: Uint8Array): void;
+  /** The same, where there is a way that does not hold up the thread. */
+  replaceAside?(name: string, bytes: Uint8Array): Promise<undefined>;
   rename(from: string, to: string): void;
   remove(name: string): void;
   /** Names that were made or removed become durable. */
@@ -103,6 +105,17 @@ class RealFolder implements JournalFolder {
 
   replace(name: string, bytes: Uint8Array): void {
     writeAtomically(join(this.path, name), bytes);
+  }
+
+  async replaceAside(name: string, bytes: Uint8Array): Promise<undefined> {
+    const file = new AsideFile(join(this.path, name));
+    try {
+      file.append(bytes);
+    } catch (error) {
+      file.discard();
+      throw error;
+    }
+    return file.commitAside();
   }
 
   rename(from: string, to: string): void {
