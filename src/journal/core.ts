@@ -53,6 +53,7 @@ export class Core {
    */
   checkStill: (() => void) | null = null;
   private disks: readonly (LogicalUnit | null)[];
+  private readonly numbers: ReadonlyMap<string, number>;
 
   constructor(place: Place, group: Group, redo: Stream, undo: Stream, position: Position) {
     this.place = place;
@@ -64,6 +65,7 @@ export class Core {
     this.lowTime = position.time;
     this.lowSuspended = position.suspended;
     this.disks = group.disks.map(() => null);
+    this.numbers = new Map(group.disks.map(({ name }, number) => [name, number]));
   }
 
   get path(): string {
@@ -105,8 +107,8 @@ export class Core {
   }
 
   diskNumber(name: string): number {
-    const number = this.group.disks.findIndex((disk) => disk.name === name);
-    if (number >= 0) return number;
+    const number = this.numbers.get(name);
+    if (number !== undefined) return number;
     const names = this.group.disks.map((disk) => `'${disk.name}'`).join(', ');
     const reason = `expected a disk of group '${this.group.group}' (${names}), got '${name}'`;
     throw new DriftmapError('argument', reason, { path: this.path });
