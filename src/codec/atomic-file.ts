@@ -11,6 +11,7 @@ import {
   constants,
   fchmodSync,
   fstatSync,
+  fsync,
   fsyncSync,
   openSync,
   readSync,
@@ -144,6 +145,19 @@ export class AsideFile {
     this.close();
   }
 
+  /** As `commit`; the thread does other things while it waits for the disk. */
+  async commitAside(): Promise<undefined> {
+    try {
+      await flushed(this.file);
+      renameSync(this.aside, this.target);
+      await flushed(this.folder).catch(unlessUnable);
+    } catch (cause) {
+      this.discard();
+      throw systemError(cause, { path: this.path, operation: 'write' });
+    }
+    this.close();
+  }
+
   /** Removes what was written; does nothing after `commit`. */
   discard(): void {
     if (!this.open) return;
@@ -232,14 +246,26 @@ function writeAside(aside: string, bytes: Uint8Array, old: Stats | null): void {
   }
 }
 
-/** The rename itself becomes durable. Some file systems cannot flush a folder and say EINVAL; they order it themselves. */
+/** The rename itself becomes durable. */
 function syncFolder(folder: number): void {
   try {
     fsyncSync(folder);
   } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    if (code !== 'EINVAL' && code !== 'ENOTSUP') throw cause;
+    unlessUnable(cause);
   }
+}
+
+/** Some file systems cannot flush a folder and say EINVAL; they order it themselves. */
+function unlessUnable(cause: unknown): void {
+  const { code } = cause as NodeJS.ErrnoException;
+  if (code !== 'EINVAL' && code !== 'ENOTSUP') throw cause;
+}
+
+/** Flushes a file or a folder on another thread. */
+function flushed(descriptor: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    fsync(descriptor, (cause) => (cause ? reject(cause) : resolve()));
+  });
 }
 
 /** The error that brought us here is the one to report. */

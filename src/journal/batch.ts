@@ -1,30 +1,71 @@
 /** Records in memory, as they will lie in the files of a segment. */
 
+import { JOURNAL_BATCH_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
+import { KiB } from '../base/units.ts';
 import type { Notable, Segment } from './segment.ts';
 
-/** Bytes that grow at the end. */
-export class Sink {
-  bytes: Uint8Array;
-  length = 0;
+/** Pieces of memory that are used again: fresh memory costs more than what is copied into it. */
+export class Pool {
+  private readonly spare: Uint8Array[] = [];
 
-  /** @param memory to be used, as long as it lasts */
-  constructor(memory: Uint8Array = new Uint8Array(0)) {
-    this.bytes = memory;
+  take(): Uint8Array {
+    // Not a Buffer, whose parts cost more to make.
+    return this.spare.pop() ?? new Uint8Array(Buffer.allocUnsafeSlow(PIECE).buffer);
   }
 
-  /** Room for `count` more; returns where it begins. */
-  take(count: ByteCount): number {
-    const at = this.length;
-    if (at + count > this.bytes.length) {
-      const wider = Buffer.allocUnsafeSlow(Math.max(4096, 2 * this.bytes.length, at + count));
-      wider.set(this.bytes.subarray(0, at));
-      this.bytes = wider;
+  give(pieces: readonly Uint8Array[]): void {
+    for (const piece of pieces) {
+      if (piece.length === PIECE && this.spare.length < SPARES) this.spare.push(piece);
     }
-    this.length = at + count;
-    return at;
   }
 }
+
+const PIECE = 256 * KiB;
+const SPARES = JOURNAL_BATCH_BYTES / PIECE;
+
+/** Bytes that grow at the end, in pieces. */
+export class Sink {
+  length = 0;
+  /** Where what was taken last lies. */
+  bytes: Uint8Array = NOTHING;
+  private used = 0;
+  private readonly pool: Pool;
+  private readonly pieces: Uint8Array[] = [];
+  private readonly ends: number[] = [];
+
+  constructor(pool: Pool) {
+    this.pool = pool;
+  }
+
+  /** Room for `count` more, in one piece of memory; returns where in `bytes` it begins. */
+  take(count: ByteCount): number {
+    if (this.used + count > this.bytes.length) {
+      if (this.pieces.length > 0) this.ends.push(this.used);
+      this.bytes = count > PIECE ? new Uint8Array(Buffer.allocUnsafeSlow(count).buffer) : this.pool.take();
+      this.pieces.push(this.bytes);
+      this.used = 0;
+    }
+    const at = this.used;
+    this.used += count;
+    this.length += count;
+    return at;
+  }
+
+  /** All that was taken, in order. */
+  parts(): Uint8Array[] {
+    return this.pieces.map((piece, i) => piece.subarray(0, this.ends[i] ?? this.used));
+  }
+
+  /** Gives the memory back. Nothing may use it any more. */
+  release(): void {
+    this.pool.give(this.pieces);
+    this.pieces.length = 0;
+    this.bytes = NOTHING;
+  }
+}
+
+const NOTHING = new Uint8Array(0);
 
 /** What is staged for one segment. */
 export interface Batch {
@@ -40,18 +81,13 @@ export interface Batch {
 }
 
 /** Where an empty batch begins: after all that is written and staged. */
-export function newBatch(
-  segment: Segment,
-  dataAt: ByteOffset,
-  metaAt: ByteOffset,
-  memory: Uint8Array | undefined,
-): Batch {
+export function newBatch(segment: Segment, dataAt: ByteOffset, metaAt: ByteOffset, pool: Pool): Batch {
   return {
     segment,
     dataAt,
     metaAt,
-    data: new Sink(memory),
-    meta: new Sink(),
+    data: new Sink(pool),
+    meta: new Sink(pool),
     notables: [],
     records: 0,
     seals: false,

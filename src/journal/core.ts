@@ -17,7 +17,7 @@ import { DriftmapError } from '../base/errors.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { RecordKind, type Sequence, type Time } from './record.ts';
 import type { Place, Segment } from './segment.ts';
-import { type Group, type Position, savePosition } from './state.ts';
+import { type Group, type Position, savePosition, savePositionAside } from './state.ts';
 import type { Beginning, Stream } from './stream.ts';
 
 /** From which to which point the disks can be brought; both included. */
@@ -53,6 +53,7 @@ export class Core {
    */
   checkStill: (() => void) | null = null;
   private disks: readonly (LogicalUnit | null)[];
+  private readonly numbers: ReadonlyMap<string, number>;
 
   constructor(place: Place, group: Group, redo: Stream, undo: Stream, position: Position) {
     this.place = place;
@@ -63,7 +64,9 @@ export class Core {
     this.high = position.high;
     this.lowTime = position.time;
     this.lowSuspended = position.suspended;
+    this.lowSuspended = position.suspended;
     this.disks = group.disks.map(() => null);
+    this.numbers = new Map(group.disks.map(({ name }, number) => [name, number]));
   }
 
   get path(): string {
@@ -105,8 +108,8 @@ export class Core {
   }
 
   diskNumber(name: string): number {
-    const number = this.group.disks.findIndex((disk) => disk.name === name);
-    if (number >= 0) return number;
+    const number = this.numbers.get(name);
+    if (number !== undefined) return number;
     const names = this.group.disks.map((disk) => `'${disk.name}'`).join(', ');
     const reason = `expected a disk of group '${this.group.group}' (${names}), got '${name}'`;
     throw new DriftmapError('argument', reason, { path: this.path });
@@ -182,19 +185,30 @@ export class Core {
 
   /** Says durably where the disks stand. */
   savePosition(low: Sequence = this.low, high: Sequence = this.high, cut: Sequence | null = null): void {
-    const time = this.timeOf(low);
-    const suspended = this.suspendedAt(low);
-    savePosition(this.place.folder, {
+    const position = this.positionAt(low, high, cut);
+    savePosition(this.place.folder, position);
+    this.lowTime = position.time;
+    this.lowSuspended = position.suspended;
+  }
+
+  /** The same, without holding up the thread. Of whoever rolls: nobody else may save one meanwhile. */
+  async savePositionAside(low: Sequence, high: Sequence): Promise<undefined> {
+    const position = this.positionAt(low, high, null);
+    await savePositionAside(this.place.folder, position);
+    this.lowTime = position.time;
+    this.lowSuspended = position.suspended;
+  }
+
+  private positionAt(low: Sequence, high: Sequence, cut: Sequence | null): Position {
+    return {
       low,
       high,
       durableDo: this.redo.last,
       durableUndo: this.undo.last,
-      time,
-      suspended,
+      time: this.timeOf(low),
+      suspended: this.suspendedAt(low),
       cut,
-    });
-    this.lowTime = time;
-    this.lowSuspended = suspended;
+    };
   }
 
   /** Whether the group is suspended right after a record. */

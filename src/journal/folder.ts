@@ -23,13 +23,17 @@ import {
   statSync,
   unlinkSync,
   write,
+  writev,
 } from 'node:fs';
 import { join } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { MAX_IO_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
-import { readBounded, writeAtomically } from '../codec/atomic-file.ts';
+import { AsideFile, readBounded, writeAtomically } from '../codec/atomic-file.ts';
 import { type Lock, takeLock } from './lock.ts';
+
+/** Pieces of one call: Linux takes 1024. */
+const PIECES_AT_ONCE = 64;
 
 export interface JournalFile {
   /** For messages. */
@@ -38,6 +42,8 @@ export interface JournalFile {
   /** Fills `target` wholly, or throws `io`. */
   read(offset: ByteOffset, target: Uint8Array): void;
   write(offset: ByteOffset, bytes: Uint8Array): Promise<undefined>;
+  /** Several pieces one after the other, where there is a way to do it in one. */
+  writeAll?(offset: ByteOffset, pieces: readonly Uint8Array[]): Promise<undefined>;
   sync(): Promise<undefined>;
   truncate(size: ByteCount): void;
   close(): void;
@@ -54,6 +60,8 @@ export interface JournalFolder {
   load(name: string, most: ByteCount): Uint8Array;
   /** Writes a small file, whole and durable. */
   replace(name: string, bytes: Uint8Array): void;
+  /** The same, where there is a way that does not hold up the thread. */
+  replaceAside?(name: string, bytes: Uint8Array): Promise<undefined>;
   rename(from: string, to: string): void;
   remove(name: string): void;
   /** Names that were made or removed become durable. */
@@ -103,6 +111,17 @@ class RealFolder implements JournalFolder {
 
   replace(name: string, bytes: Uint8Array): void {
     writeAtomically(join(this.path, name), bytes);
+  }
+
+  async replaceAside(name: string, bytes: Uint8Array): Promise<undefined> {
+    const file = new AsideFile(join(this.path, name));
+    try {
+      file.append(bytes);
+    } catch (error) {
+      file.discard();
+      throw error;
+    }
+    return file.commitAside();
   }
 
   rename(from: string, to: string): void {
@@ -205,6 +224,28 @@ class RealFile implements JournalFile {
       });
       if (count === 0) throw new DriftmapError('io', 'write failed: the system took no byte of it', at);
       done += count;
+    }
+  }
+
+  async writeAll(offset: ByteOffset, pieces: readonly Uint8Array[]): Promise<undefined> {
+    let at = offset;
+    for (let i = 0; i < pieces.length; ) {
+      const some = pieces.slice(i, i + PIECES_AT_ONCE);
+      const place = { path: this.path, offset: at, operation: 'write' };
+      const count = await new Promise<number>((resolve, reject) => {
+        writev(this.fd, some, at, (cause, written) =>
+          cause ? reject(systemError(cause, place)) : resolve(written),
+        );
+      });
+      let left = count;
+      for (; i < pieces.length && left >= pieces[i]!.length; i++) left -= pieces[i]!.length;
+      at += count - left;
+      if (left > 0 || count === 0) {
+        // The system took less than it was given: the rest of that piece goes alone.
+        await this.write(at, pieces[i]!);
+        at += pieces[i]!.length;
+        i++;
+      }
     }
   }
 

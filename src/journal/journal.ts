@@ -128,41 +128,40 @@ export class Journal {
     const { redo } = this.core;
     this.checkAppend();
     checkTime(time);
-    const pieces = writes.flatMap((write) => this.piecesOf(write));
-    const bytes = pieces.reduce((sum, piece) => sum + (piece.bytes?.length ?? 0), 0);
+    // All are looked at before the first is taken.
+    let bytes = 0;
+    for (const write of writes) bytes += this.checkWrite(write);
     if (redo.stagedBytes > 0 && redo.stagedBytes + bytes > JOURNAL_MAX_STAGED_BYTES) {
       const reason = `expected at most ${JOURNAL_MAX_STAGED_BYTES} bytes that wait to be durable: the journal's storage is too slow`;
       throw new DriftmapError('limit', reason, { path: this.path, length: bytes });
     }
     const first = redo.next;
-    for (const piece of pieces) {
-      const kind = piece.bytes === null ? RecordKind.zero : RecordKind.data;
-      redo.stage({ ...piece, kind, flags: 0, sequence: redo.next, time, text: '' });
-    }
+    for (const write of writes) this.stage(write, time);
     return { first, last: redo.next - 1, durable: this.commit() };
   }
 
-  private piecesOf(write: JournalWrite): Piece[] {
+  /** @returns bytes that have to be kept */
+  private checkWrite(write: JournalWrite): ByteCount {
     const disk = this.core.diskNumber(write.disk);
-    const bytes = 'bytes' in write ? write.bytes : null;
     const length = 'bytes' in write ? write.bytes.length : write.zeros;
+    const { size } = this.disks[disk]!;
     const { offset } = write;
-    checkWithin({ offset, length }, this.disks[disk]!.size, "the disk's", {
-      path: write.disk,
-      operation: 'append',
-    });
-    const pieces: Piece[] = [];
-    for (let done = 0; done < length; ) {
-      const count = Math.min(length - done, JOURNAL_MAX_RECORD_BYTES);
-      pieces.push({
-        disk,
-        offset: offset + done,
-        length: count,
-        bytes: bytes === null ? null : bytes.subarray(done, done + count),
-      });
-      done += count;
+    checkWithin({ offset, length }, size, "the disk's", { path: write.disk, operation: 'append' });
+    return 'bytes' in write ? length : 0;
+  }
+
+  private stage(write: JournalWrite, time: Time): void {
+    const { redo } = this.core;
+    const disk = this.core.diskNumber(write.disk);
+    const whole = 'bytes' in write ? write.bytes : null;
+    const total = 'bytes' in write ? write.bytes.length : write.zeros;
+    const kind = whole === null ? RecordKind.zero : RecordKind.data;
+    for (let done = 0; done < total; done += JOURNAL_MAX_RECORD_BYTES) {
+      const length = Math.min(total - done, JOURNAL_MAX_RECORD_BYTES);
+      const bytes = whole === null || length === total ? whole : whole.subarray(done, done + length);
+      const offset = write.offset + done;
+      redo.stage({ kind, flags: 0, disk, sequence: redo.next, time, offset, length, bytes, text: '' });
     }
-    return pieces;
   }
 
   /** Names the point after all that was appended. @throws DriftmapError `argument` when the name is taken */
@@ -425,13 +424,6 @@ export class Journal {
     if (!this.closed) return;
     throw new DriftmapError('argument', `${operation} after close`, { path: this.path, operation });
   }
-}
-
-interface Piece {
-  readonly disk: number;
-  readonly offset: ByteOffset;
-  readonly length: ByteCount;
-  readonly bytes: Uint8Array | null;
 }
 
 function checkTime(time: Time): void {

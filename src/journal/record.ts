@@ -155,6 +155,14 @@ export function decodeHeader(
   return { ...expected, timeBefore, suspendedBefore: bytes[11] === 1 };
 }
 
+/** Where slots and heads are made before they are put where they belong: views of their own would cost more. */
+const slot = new Uint8Array(SLOT_BYTES);
+const slotView = viewOf(slot);
+const slotBody = slot.subarray(0, SLOT_CRC_AT);
+const frame = new Uint8Array(FRAME_BYTES);
+const frameView = viewOf(frame);
+const frameBody = frame.subarray(0, FRAME_CRC_AT);
+
 /** Bytes that a record takes in the metadata: its slot, and whole slots for its text. */
 export function metaBytesOf(textBytes: ByteCount): ByteCount {
   return SLOT_BYTES + alignUp(textBytes, SLOT_BYTES);
@@ -169,9 +177,7 @@ export function encodeRecord(
   at: number,
 ): ByteCount {
   const size = metaBytesOf(text.length);
-  const slot = target.subarray(at, at + size);
-  slot.fill(0);
-  const view = viewOf(slot);
+  const view = slotView;
   slot[0] = record.kind;
   slot[1] = record.flags;
   view.setUint16(2, record.disk, true);
@@ -183,8 +189,11 @@ export function encodeRecord(
   putU64(view, 40, record.position);
   putU64(view, 48, record.committed);
   view.setUint32(56, record.crc, true);
-  view.setUint32(SLOT_CRC_AT, checksum(slot.subarray(0, SLOT_CRC_AT), salt), true);
-  slot.set(text, SLOT_BYTES);
+  view.setUint32(SLOT_CRC_AT, checksum(slotBody, salt), true);
+  target.set(slot, at);
+  if (text.length === 0) return size;
+  target.set(text, at + SLOT_BYTES);
+  target.fill(0, at + SLOT_BYTES + text.length, at + size);
   return size;
 }
 
@@ -246,15 +255,14 @@ export interface FrameHead {
 }
 
 export function encodeFrame(head: FrameHead, salt: number, target: Uint8Array, at: number): void {
-  const bytes = target.subarray(at, at + FRAME_BYTES);
-  const view = viewOf(bytes);
+  const view = frameView;
   view.setUint32(0, FRAME_MAGIC, true);
   view.setUint32(4, head.length, true);
   putU64(view, 8, head.sequence);
   view.setUint32(16, head.crc, true);
   view.setUint32(20, head.disk, true);
-  view.setUint32(24, 0, true);
-  view.setUint32(FRAME_CRC_AT, checksum(bytes.subarray(0, FRAME_CRC_AT), salt), true);
+  view.setUint32(FRAME_CRC_AT, checksum(frameBody, salt), true);
+  target.set(frame, at);
 }
 
 /** @returns null when there is no whole head */

@@ -18,11 +18,13 @@ import type { ByteCount, ByteOffset } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { Core } from './core.ts';
 import { DiskWriter } from './disk-writer.ts';
+import { Flusher } from './flusher.ts';
 import { type IntervalMap, type Intervals, ZEROS } from './interval-map.ts';
 import { mirror } from './mirror.ts';
 import { keepOverwritten } from './overwritten.ts';
+import { Pace } from './pace.ts';
 import type { Sequence } from './record.ts';
-import { type Memory, type Round, readRound, Scratch } from './round.ts';
+import { bytesOf, lent, type Round, readRound, Scratch } from './round.ts';
 import { mapRecords, type Segment } from './segment.ts';
 
 /** Nothing of the disk is written between these when a roll is told to stop. */
@@ -42,11 +44,24 @@ export async function roll(core: Core, point: Sequence, options: RollOptions = {
   if (core.undo.failure !== null) await core.undo.rewind();
   if (point < high) await mirror(core, point);
   await enter(core, Math.min(low, point), Math.max(high, Math.min(point, core.undo.last)));
-  if (point > low) await forwards(core, disks, { from: low, to: point }, options);
-  if (point < core.high) await backwards(core, disks, point, options);
-  for (const disk of disks) await disk.flush();
+  const rolling = { core, disks, flusher: new Flusher(disks), pace: new Pace(), ...options };
+  try {
+    if (point > low) await forwards(rolling, { from: low, to: point });
+    if (point < core.high) await backwards(rolling, point);
+  } finally {
+    // Nothing of ours may be under way when others are told how it ended.
+    await rolling.flusher.idle();
+  }
+  await rolling.flusher.finish();
   core.low = core.high = point;
-  core.savePosition();
+  await core.savePositionAside(point, point);
+}
+
+interface Rolling extends RollOptions {
+  readonly core: Core;
+  readonly disks: readonly LogicalUnit[];
+  readonly flusher: Flusher;
+  readonly pace: Pace;
 }
 
 /** The disks are between these from now on; durable before the first of them is written. */
@@ -63,32 +78,65 @@ interface Span {
   readonly to: Sequence;
 }
 
-async function forwards(
-  core: Core,
-  disks: readonly LogicalUnit[],
-  { from, to }: Span,
-  { signal }: RollOptions,
-): Promise<undefined> {
-  /** Where a later roll backwards from here ends: bytes of `(to, high]` are put right by it. */
-  const target = to;
-  let at = from;
-  let unflushed = 0;
-  const memory: Memory = { data: new Scratch(), before: new Scratch() };
-  while (at < target) {
-    checkSignal(signal);
-    const round = readRound(core, { at, to: target }, memory);
-    if (at >= core.undo.last) {
-      await keepOverwritten(core, disks, round, memory.before);
-      core.high = Math.max(core.high, round.to);
+/**
+ * While what one round overwrites becomes durable, the next is read, and what it overwrites; so that round is read
+ * over disks that lack the one before it, which is laid over them.
+ */
+async function forwards(rolling: Rolling, { from, to }: Span): Promise<undefined> {
+  const { core, signal, pace } = rolling;
+  const { undo } = core;
+  const memories = [new Scratch(), new Scratch()];
+  const old = new Scratch();
+  /** Up to here what is overwritten is kept already. */
+  const kept = undo.last;
+  /** The round that waits to be written, and for what. */
+  let waiting: { readonly round: Round; readonly durable: Promise<undefined> } | null = null;
+  const written = { since: 0, kept };
+  try {
+    for (let at = from; at < to; ) {
+      checkSignal(signal);
+      const memory = memories.reverse()[0]!;
+      const round = await readRound(core, { at, to: at < kept ? Math.min(to, kept) : to, memory, pace });
+      let durable: Promise<undefined> = Promise.resolve(undefined);
+      if (at >= kept) {
+        const before = waiting?.round ?? null;
+        await keepOverwritten(core, round, { disks: rolling.disks, before, memory: old, pace });
+        durable = undo.commit();
+        durable.catch(() => undefined);
+      }
+      if (waiting !== null) await writeKept(rolling, waiting, written);
+      waiting = { round, durable };
+      at = round.to;
     }
-    await writeRound(disks, round);
-    at = round.to;
-    unflushed += round.data.length;
-    if (unflushed < JOURNAL_FLUSH_BYTES || at === target) continue;
-    for (const disk of disks) await disk.flush();
-    unflushed = 0;
-    advance(core, at);
+    if (waiting !== null) await writeKept(rolling, waiting, written);
+    await rolling.flusher.settle();
+  } finally {
+    // Of a roll that failed: a round may be on its way into the UNDO direction.
+    await undo.settled();
   }
+}
+
+/** Writes a round once what it overwrites is durable. */
+async function writeKept(
+  rolling: Rolling,
+  { round, durable }: { readonly round: Round; readonly durable: Promise<undefined> },
+  written: { since: ByteCount; readonly kept: Sequence },
+): Promise<undefined> {
+  const { core, flusher } = rolling;
+  await durable;
+  core.high = Math.max(core.high, round.to);
+  await writeRound(rolling, round);
+  written.since += bytesOf(round);
+  if (!(await mayFlush(flusher, written.since))) return;
+  written.since = 0;
+  flusher.start(() => advance(core, round.to, written.kept));
+}
+
+/** Whether so much has been written that it is to be flushed now; waits where too much is not durable yet. */
+async function mayFlush(flusher: Flusher, written: ByteCount): Promise<boolean> {
+  if (written < JOURNAL_FLUSH_BYTES) return false;
+  if (flusher.isBusy && written >= 2 * JOURNAL_FLUSH_BYTES) await flusher.settle();
+  return !flusher.isBusy;
 }
 
 function checkSignal(signal: AbortSignal | undefined): void {
@@ -97,28 +145,41 @@ function checkSignal(signal: AbortSignal | undefined): void {
 }
 
 /** All writes up to here are in the disks, durably. */
-function advance(core: Core, at: Sequence): void {
-  const clean = at >= core.high;
-  core.savePosition(at, clean ? at : core.high);
+async function advance(core: Core, at: Sequence, kept: Sequence): Promise<undefined> {
+  await core.savePositionAside(at, highest(core, kept));
   core.low = at;
-  if (clean) core.high = at;
 }
 
-async function writeRound(disks: readonly LogicalUnit[], round: Round): Promise<undefined> {
-  const maps = new Map<number, IntervalMap>();
-  mapRecords(round.table, round.start, round.end, 'do', maps);
-  for (const [disk, map] of maps) {
-    await writeIntervals(disks[disk]!, map, (place, _head, target) => {
-      const from = place - round.base;
-      target.set(round.data.subarray(from, from + target.length));
+/**
+ * No write after this is in the disks, or gets there before another position is saved: a round that was kept in
+ * this roll may be written at any moment, and no opening would take it for news once the position tells of it.
+ */
+function highest({ high, undo }: Core, kept: Sequence): Sequence {
+  return undo.last > kept ? Math.max(high, undo.last) : high;
+}
+
+async function writeRound({ disks, pace }: Rolling, round: Round): Promise<undefined> {
+  for (const [disk, map] of round.maps) {
+    await writeIntervals({ disk: disks[disk]!, pace }, map, {
+      lend: (place, length) => lent(round, place, length),
+      fetch: (place, _head, target) => target.set(lent(round, place, target.length)),
     });
   }
 }
 
-/** Fills `target` with the bytes that lie at a place. */
-type Fetch = (place: ByteOffset, head: ByteOffset, target: Uint8Array) => void;
+/** Where bytes to be written come from. */
+interface Source {
+  /** Fills `target` with the bytes that lie at a place. */
+  fetch(place: ByteOffset, head: ByteOffset, target: Uint8Array): void;
+  /** The bytes themselves, where they are in memory and stay there. */
+  lend?(place: ByteOffset, length: ByteCount): Uint8Array;
+}
 
-async function writeIntervals(disk: LogicalUnit, intervals: Intervals, fetch: Fetch): Promise<ByteCount> {
+async function writeIntervals(
+  { disk, pace }: { readonly disk: LogicalUnit; readonly pace: Pace },
+  intervals: Intervals,
+  source: Source,
+): Promise<ByteCount> {
   const found: number[] = [];
   intervals.each(0, disk.size, (start, end, place, head) => {
     found.push(start, end, place, head);
@@ -126,29 +187,31 @@ async function writeIntervals(disk: LogicalUnit, intervals: Intervals, fetch: Fe
   const writer = new DiskWriter(disk);
   for (let i = 0; i < found.length; i += 4) {
     const [start, end, place, head] = [found[i]!, found[i + 1]!, found[i + 2]!, found[i + 3]!];
-    const wait = place === ZEROS ? writer.zero(start, end) : null;
-    if (wait !== null) {
-      await wait;
+    if (pace.did(end - start)) await pace.next();
+    if (place === ZEROS) {
+      await writer.zero(start, end);
+      continue;
+    }
+    const lending = source.lend ? writer.lend(start, source.lend(place, end - start)) : null;
+    if (lending !== null) {
+      await lending;
       continue;
     }
     for (let at = start; at < end; ) {
-      const target = await writer.room(at, end - at);
-      fetch(place + (at - start), head, target);
-      at += target.length;
+      const target = writer.room(at, end - at);
+      const bytes = target instanceof Uint8Array ? target : await target;
+      source.fetch(place + (at - start), head, bytes);
+      at += bytes.length;
     }
   }
   await writer.finish();
   return writer.written;
 }
 
-async function backwards(
-  core: Core,
-  disks: readonly LogicalUnit[],
-  point: Sequence,
-  { signal }: RollOptions,
-): Promise<undefined> {
+async function backwards(rolling: Rolling, point: Sequence): Promise<undefined> {
+  const { core, disks, flusher, pace, signal } = rolling;
   const { undo } = core;
-  let unflushed = 0;
+  let written = 0;
   for (let index = undo.indexOf(core.high); core.high > point; index--) {
     checkSignal(signal);
     const segment = undo.segments[index];
@@ -157,17 +220,15 @@ async function backwards(
     for (const [number, disk] of disks.entries()) {
       const intervals = overwritten(core, segment, from, number);
       if (intervals === null) continue;
-      unflushed += await writeIntervals(disk, intervals, (place, head, target) =>
-        undo.readers.of(segment).read(place, head, target),
-      );
+      written += await writeIntervals({ disk, pace }, intervals, {
+        fetch: (place, head, target) => undo.readers.of(segment).read(place, head, target),
+      });
     }
     if (from === point) return;
-    if (unflushed >= JOURNAL_FLUSH_BYTES) {
-      for (const disk of disks) await disk.flush();
-      unflushed = 0;
-      core.savePosition(core.low, from);
-    }
     core.high = from;
+    if (!(await mayFlush(flusher, written))) continue;
+    written = 0;
+    flusher.start(() => core.savePositionAside(core.low, from));
   }
 }
 

@@ -3,10 +3,17 @@
 import { assert } from '../base/errors.ts';
 import { JOURNAL_BATCH_BYTES, JOURNAL_BATCH_RECORDS } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
+import { MiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import type { Core } from './core.ts';
+import type { IntervalMap } from './interval-map.ts';
+import type { Pace } from './pace.ts';
+import type { SegmentReader } from './reader.ts';
 import { FRAME_BYTES, RecordKind, type Sequence } from './record.ts';
-import type { RecordTable, Segment } from './segment.ts';
+import { mapRecords, type RecordTable, type Segment } from './segment.ts';
+
+/** Bytes of the data file that are read at a time. */
+const PIECE = 1 * MiB;
 
 /** Memory that is used again by each round: fresh memory costs more than what is read into it. */
 export class Scratch {
@@ -14,14 +21,9 @@ export class Scratch {
 
   /** So many bytes, of any contents; those taken before are taken back. */
   take(count: ByteCount): Uint8Array {
-    if (count > this.bytes.length) this.bytes = Buffer.allocUnsafeSlow(count);
+    if (count > this.bytes.length) this.bytes = new Uint8Array(Buffer.allocUnsafeSlow(count).buffer);
     return this.bytes.subarray(0, count);
   }
-}
-
-export interface Memory {
-  readonly data: Scratch;
-  readonly before: Scratch;
 }
 
 /** Some consecutive records of one segment and their data. */
@@ -36,22 +38,49 @@ export interface Round {
   /** Their frames, as they lie in the data file from `base` on. */
   readonly data: Uint8Array;
   readonly base: ByteOffset;
+  /** Where in the data file the newest bytes of each disk lie. */
+  readonly maps: ReadonlyMap<number, IntervalMap>;
 }
 
-/** The next records after `at`, up to `to`; on one side of the end of the UNDO direction. */
-export function readRound(core: Core, { at, to }: { at: Sequence; to: Sequence }, memory: Memory): Round {
-  const { redo, undo } = core;
+export interface RoundOptions {
+  /** The next records after `at`, up to `to`. */
+  readonly at: Sequence;
+  readonly to: Sequence;
+  readonly memory: Scratch;
+  readonly pace: Pace;
+}
+
+export async function readRound(core: Core, { at, to, memory, pace }: RoundOptions): Promise<Round> {
+  const { redo } = core;
   const segment = redo.segments[redo.indexOf(at + 1)];
   assert(segment !== undefined, `new data of sequence ${at + 1} is there`);
   const reader = redo.readers.of(segment);
   const table = reader.records();
-  const last = Math.min(to, segment.last, at < undo.last ? undo.last : to);
   const start = at + 1 - segment.first;
+  const { end, base, dataEnd } = extentOf(table, start, Math.min(to, segment.last) - segment.first);
+  const data = memory.take(dataEnd - base);
+  for (let done = 0; done < data.length; done += PIECE) {
+    if (pace.did(Math.min(PIECE, data.length - done))) await pace.next();
+    // Asked for anew after others were let in: the cache may have closed the file.
+    redo.readers.of(segment).raw(base + done, data.subarray(done, done + PIECE));
+  }
+  const maps = new Map<number, IntervalMap>();
+  const round = { segment, table, start, end, to: segment.first + end - 1, data, base, maps };
+  for (let i = start; i < end; i++) {
+    if (pace.did(table.lengths[i]! / 4)) await pace.next();
+    if (table.kinds[i] === RecordKind.data) check(round, i, reader);
+    mapRecords(table, i, i + 1, 'do', maps);
+  }
+  return round;
+}
+
+/** How far a round from a record goes, and where its frames lie. */
+function extentOf(table: RecordTable, start: number, last: number) {
   let end = start;
   let base = 0;
   let dataEnd = 0;
   let sum = 0;
-  while (end <= last - segment.first && end - start < JOURNAL_BATCH_RECORDS) {
+  while (end <= last && end - start < JOURNAL_BATCH_RECORDS) {
     const length = table.lengths[end]!;
     if (end > start && sum + length > JOURNAL_BATCH_BYTES) break;
     if (table.kinds[end] === RecordKind.data) {
@@ -64,21 +93,18 @@ export function readRound(core: Core, { at, to }: { at: Sequence; to: Sequence }
     sum += length;
     end++;
   }
-  const data = memory.data.take(dataEnd - base);
-  reader.raw(base, data);
-  const round = { segment, table, start, end, to: segment.first + end - 1, data, base };
-  for (let i = start; i < end; i++) {
-    if (table.kinds[i] !== RecordKind.data) continue;
-    if (checksum(dataOf(round, i)) !== table.crcs[i]) {
-      throw reader.damaged(table.positions[i]!, table.lengths[i]!);
-    }
-  }
-  return round;
+  return { end, base, dataEnd };
 }
 
-function dataOf({ table, data, base }: Round, i: number): Uint8Array {
-  const from = table.positions[i]! - base + FRAME_BYTES;
-  return data.subarray(from, from + table.lengths[i]!);
+function check(round: Round, i: number, reader: SegmentReader): void {
+  const { positions, lengths, crcs } = round.table;
+  const data = lent(round, positions[i]! + FRAME_BYTES, lengths[i]!);
+  if (checksum(data) !== crcs[i]) throw reader.damaged(positions[i]!, lengths[i]!);
+}
+
+/** Bytes that lie at a place of the data file. */
+export function lent({ data, base }: Round, place: ByteOffset, length: ByteCount): Uint8Array {
+  return data.subarray(place - base, place - base + length);
 }
 
 /** Bytes that the records of a round write. */

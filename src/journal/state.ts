@@ -129,7 +129,17 @@ export function loadGroup(folder: JournalFolder): Group {
 }
 
 export function savePosition(folder: JournalFolder, position: Position): void {
-  folder.replace(POSITION_FILE, encodeFrame(positionFormat, encodeControl(position), 0));
+  folder.replace(POSITION_FILE, encodePosition(position));
+}
+
+/** The same, without holding up the thread where the folder can. Nobody else may save one meanwhile. */
+export async function savePositionAside(folder: JournalFolder, position: Position): Promise<undefined> {
+  if (folder.replaceAside) await folder.replaceAside(POSITION_FILE, encodePosition(position));
+  else savePosition(folder, position);
+}
+
+function encodePosition(position: Position): Uint8Array {
+  return encodeFrame(positionFormat, encodeControl(position), 0);
 }
 
 /** @throws DriftmapError `not-found`, `malformed`, `unsupported` */

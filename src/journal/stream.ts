@@ -10,15 +10,10 @@
  */
 
 import { assert, DriftmapError, systemError } from '../base/errors.ts';
-import {
-  JOURNAL_BATCH_BYTES,
-  JOURNAL_MAX_SEGMENTS,
-  JOURNAL_SEGMENT_META_BYTES,
-  JOURNAL_SEGMENT_RECORDS,
-} from '../base/limits.ts';
+import { JOURNAL_MAX_SEGMENTS, JOURNAL_SEGMENT_META_BYTES, JOURNAL_SEGMENT_RECORDS } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
-import { type Batch, newBatch } from './batch.ts';
+import { type Batch, newBatch, Pool } from './batch.ts';
 import type { JournalFile } from './folder.ts';
 import { ReaderCache } from './reader.ts';
 import {
@@ -56,8 +51,6 @@ export interface Beginning {
   readonly suspended: boolean;
 }
 
-/** One is being filled while another is written. */
-const SPARES = 2;
 const NO_TEXT = new Uint8Array(0);
 
 interface Files {
@@ -82,8 +75,7 @@ export class Stream {
   private waiting: Promise<undefined> | null = null;
   private broken: DriftmapError | null = null;
   private stagedSum = 0;
-  /** Memory of batches that were written: fresh memory costs more than what is copied into it. */
-  private spare: Uint8Array[] = [];
+  private readonly pool = new Pool();
 
   constructor(place: Place, direction: Direction, segments: Segment[], beginning: Beginning) {
     this.place = place;
@@ -347,7 +339,7 @@ export class Stream {
   }
 
   private add(segment: Segment, dataAt: ByteOffset, metaAt: ByteOffset): Batch {
-    const batch = newBatch(segment, dataAt, metaAt, this.spare.pop());
+    const batch = newBatch(segment, dataAt, metaAt, this.pool);
     this.pending.push(batch);
     return batch;
   }
@@ -363,9 +355,9 @@ export class Stream {
       this.fail(systemError(cause, { path: this.place.folder.path, operation: 'write' }));
       throw this.broken!;
     } finally {
-      for (const { data } of this.inFlight) {
-        if (data.bytes.length <= JOURNAL_BATCH_BYTES && this.spare.length < SPARES)
-          this.spare.push(data.bytes);
+      for (const { data, meta } of this.inFlight) {
+        data.release();
+        meta.release();
       }
       this.inFlight = [];
     }
@@ -377,8 +369,8 @@ export class Stream {
     const dataEnd = batch.dataAt + batch.data.length;
     const metaEnd = batch.metaAt + batch.meta.length;
     await both(
-      data.write(batch.dataAt, batch.data.bytes.subarray(0, batch.data.length)),
-      meta.write(batch.metaAt, batch.meta.bytes.subarray(0, batch.meta.length)),
+      writeParts(data, batch.dataAt, batch.data.parts()),
+      writeParts(meta, batch.metaAt, batch.meta.parts()),
     );
     if (!batch.seals) {
       await both(batch.data.length > 0 ? data.sync() : Promise.resolve(undefined), meta.sync());
@@ -470,6 +462,19 @@ export function beginningOf({ first, timeBefore, suspendedBefore }: Segment): Be
 /** Records of a segment, durable or not. */
 function stagedCount(segment: Segment): number {
   return segment.table === null ? segment.count : segment.table.count;
+}
+
+async function writeParts(
+  file: JournalFile,
+  offset: ByteOffset,
+  parts: readonly Uint8Array[],
+): Promise<undefined> {
+  if (parts.length > 1 && file.writeAll) return file.writeAll(offset, parts);
+  let at = offset;
+  for (const part of parts) {
+    await file.write(at, part);
+    at += part.length;
+  }
 }
 
 /** Waits for both, also when one fails: a write that goes on would meet what comes after it. */
