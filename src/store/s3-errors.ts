@@ -78,8 +78,8 @@ function telling(said: Said, code: string, status: number): Telling {
     const more = message === '' || message === 'UnknownError' ? '' : `: ${message}`;
     return status ? `the store answers ${status} ${hide(code, place)}${more}` : `${hide(code, place)}${more}`;
   };
-  // 408 and 429 say: later. Of the rest of the four hundreds another attempt would be told the same.
-  const passes = status >= 500 || status === 408 || status === 429;
+  // 408, 409 and 429 say: later. Of the rest of the four hundreds another attempt would be told the same.
+  const passes = status >= 500 || [408, 409, 429].includes(status);
   return { kind: 'io', reason: answer, again: passes ? 'while patient' : 'no' };
 }
 

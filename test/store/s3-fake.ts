@@ -6,7 +6,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
-/** What happens to a request instead of an answer; `then` names what the store has done before. */
+/** What happens to a request instead of an answer. */
 export type Mishap =
   | {
       readonly kind: 'answer';
@@ -19,7 +19,7 @@ export type Mishap =
   | { readonly kind: 'reset after' }
   | { readonly kind: 'hang' }
   /** Half of the body, and then the connection ends, or nothing more comes. */
-  | { readonly kind: 'half'; readonly then: 'close' | 'hang' }
+  | { readonly kind: 'half'; readonly ending: 'close' | 'hang' }
   /** One byte in … milliseconds. */
   | { readonly kind: 'trickle'; readonly milliseconds: number };
 
@@ -30,6 +30,7 @@ export function s3Answer(status: number, code: string, more = ''): Mishap {
 
 export class S3Fake {
   readonly objects = new Map<string, Buffer>();
+  private readonly times = new Map<string, string>();
   /** Of all requests: `PUT /bucket/key`. */
   readonly seen: string[] = [];
   readonly headers: IncomingMessage['headers'][] = [];
@@ -44,7 +45,12 @@ export class S3Fake {
   most = 0;
   private readonly server = createServer((request, response) => {
     this.most = Math.max(this.most, ++this.under);
-    response.on('close', () => this.under--);
+    let over = false;
+    const end = () => {
+      if (!over) this.under--;
+      over = true;
+    };
+    response.on('finish', end).on('close', end);
     void this.take(request, response);
   });
 
@@ -82,15 +88,16 @@ export class S3Fake {
     if (request.method === 'HEAD') return void response.end();
     if (mishap?.kind === 'half') {
       response.write(body.subarray(0, body.length / 2), () => {
-        if (mishap.then === 'close') request.socket.destroySoon();
+        if (mishap.ending === 'close') request.socket.destroySoon();
       });
     } else if (mishap?.kind === 'trickle') {
       let at = 0;
       const timer = setInterval(() => {
-        if (at < body.length) response.write(body.subarray(at, ++at));
+        const piece = body.subarray(at, ++at);
+        if (at < body.length) response.write(piece);
         else {
           clearInterval(timer);
-          response.end();
+          response.end(piece);
         }
       }, mishap.milliseconds);
       response.on('close', () => clearInterval(timer));
@@ -106,6 +113,7 @@ export class S3Fake {
     const key = decodeURIComponent(url.pathname.replace(/^\/fake\/?/, ''));
     if (request.method === 'PUT') {
       this.objects.set(key, body);
+      this.times.set(key, new Date().toISOString());
       return ok('');
     }
     if (request.method === 'POST') return ok(this.removed(body.toString()));
@@ -129,7 +137,7 @@ export class S3Fake {
     const more = keys.length > page.length;
     const contents = page.map(
       (key) =>
-        `<Contents><Key>${key}</Key><Size>${this.objects.get(key)!.length}</Size><LastModified>2026-01-02T03:04:05.000Z</LastModified></Contents>`,
+        `<Contents><Key>${key}</Key><Size>${this.objects.get(key)!.length}</Size><LastModified>${this.times.get(key) ?? '2026-01-02T03:04:05.000Z'}</LastModified></Contents>`,
     );
     const next = more ? `<NextContinuationToken>${page.at(-1)}</NextContinuationToken>` : '';
     return `<?xml version="1.0"?><ListBucketResult><Name>fake</Name><IsTruncated>${more}</IsTruncated>${next}${contents.join('')}</ListBucketResult>`;
