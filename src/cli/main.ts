@@ -22,6 +22,7 @@ import { defineScan } from './scan-command.ts';
 import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
 import { defineSnapshot } from './snapshot-command.ts';
+import { defineSnapshots } from './snapshots-command.ts';
 import { defineSync } from './sync-command.ts';
 import { surviveClosedPipe } from './terminal.ts';
 import { defineVerify } from './verify-command.ts';
@@ -65,6 +66,7 @@ for (const define of [
   defineIndex,
   defineBitmap,
   defineSnapshot,
+  defineSnapshots,
   defineExport,
   defineDemo,
   defineBench,
