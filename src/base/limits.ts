@@ -371,6 +371,33 @@ export const JOURNAL_MAX_DISKS = 1024;
 export const JOURNAL_MAX_SEGMENTS = 1_048_576;
 /** The file that describes a group: names and identities of its disks. */
 export const JOURNAL_MAX_GROUP_BYTES = 1 * MiB;
+// The splitter and its stream
+/** Writes of one message of the stream: with their entries it still fits a frame, and the replica appends it in a millisecond. */
+export const STREAM_MAX_WRITES = 2048;
+/** Data of one message of the stream: a frame's, less its entries. A larger write becomes several. */
+export const STREAM_MAX_DATA_BYTES = 1 * MiB;
+/** Zeros of one write of the stream. */
+export const STREAM_MAX_ZERO_BYTES = 1 * GiB;
+/** Messages that wait to be sent or acknowledged: 64 MiB of data, half a second of a fast disk; then writes are marked. */
+export const STREAM_QUEUE_MESSAGES = 64;
+/** What resynchronization puts into the queue at a time: the rest of it is the guest's. */
+export const STREAM_COPY_MESSAGES = 16;
+/** Blocks of one probe: half a millisecond of hashing in blocks of 64 KiB, which is what a guest may wait behind it. */
+export const STREAM_PROBE_BLOCKS = 8;
+/** Blocks of one probe for zeros, which are looked up rather than read: a gigabyte in blocks of 64 KiB. */
+export const STREAM_PROBE_ZERO_BLOCKS = 16_384;
+/** Probes that wait for answers. */
+export const STREAM_MAX_PROBES = 16;
+/** Data that the replica has appended and that is not durable: past it the stream is not read. */
+export const STREAM_MAX_STAGED_BYTES = 32 * MiB;
+/** A question that production passes on to the replica, and its answer: lists of points and snapshots. */
+export const STREAM_MAX_ANSWER_BYTES = 512 * KiB;
+/** Regions of one disk's write intents: a bit and eight bytes of memory each. */
+export const INTENT_MAX_REGIONS = 1_048_576;
+/** The least region: what is compared after a crash for each place that was being written to. */
+export const INTENT_MIN_REGION_BYTES = 4 * MiB;
+/** The table of disks in a file of write intents: names and identities. */
+export const INTENT_MAX_TABLE_BYTES = 1 * MiB;
 // protect/group, protect/replica
 /** A group's file: a thousand disks with long paths. */
 export const GROUP_MAX_FILE_BYTES = 1 * MiB;

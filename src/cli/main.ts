@@ -18,6 +18,8 @@ import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
 import { defineBookmark, definePoints, defineRoll } from './points-command.ts';
+import { defineProtect } from './protect-command.ts';
+import { defineReplica } from './replica-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -81,6 +83,8 @@ for (const define of [
   defineRoll,
   defineAccess,
   defineFailback,
+  defineProtect,
+  defineReplica,
   defineCompletion,
 ])
   define(program);
