@@ -20,6 +20,7 @@ import { defineMap } from './map-command.ts';
 import { defineBookmark, definePoints, defineRoll } from './points-command.ts';
 import { defineProtect } from './protect-command.ts';
 import { defineReplica } from './replica-command.ts';
+import { defineRestore } from './restore-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
@@ -83,6 +84,7 @@ for (const define of [
   defineRoll,
   defineAccess,
   defineFailback,
+  defineRestore,
   defineProtect,
   defineReplica,
   defineCompletion,

@@ -63,13 +63,13 @@ function defineTake(snapshots: Command): void {
       .command('take')
       .summary('take a snapshot of disks')
       .description(
-        'Takes one snapshot of disks that nobody writes to. What the store has is not sent. Disks of a protected group are taken from their journal: see driftmap replica.',
+        'Takes one snapshot of disks that nobody writes to. What the store has is not sent. Disks of a protected group are taken from their journal: then STORE is the group file, and no disks are named.',
       ),
   )
     .argument('<store>', 'the repository')
     .argument(
-      '<disk...>',
-      'an image, a block device, an address or an NBD URL; NAME=DISK names it in the snapshot',
+      '[disk...]',
+      "an image, a block device, an address or an NBD URL; NAME=DISK names it in the snapshot; none with a group's file: its disks as of now, from their journal",
     )
     .option('--group <name>', 'which disks belong together over time (default: the name of the first one)')
     .addOption(formatOption('-f, --format <format>', 'the disks'))
@@ -94,6 +94,7 @@ function defineTake(snapshots: Command): void {
       'after',
       `${explainStores}
 Examples:
+  driftmap snapshots take web.json
   driftmap snapshots take /backup/web system=vm.qcow2 data=/dev/vg/data --group web
   driftmap bitmap import vm.qcow2 -n since-sunday -o vm.drift && driftmap snapshots take /backup/web vm.qcow2 --changed vm.qcow2=vm.drift
 ${explainExits}`,

@@ -8,7 +8,7 @@ import { bytesOfBlocks, humanSize } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { SnapshotDiskSource } from '../snapshots/disk-taker.ts';
 import type { SnapshotInfo } from '../snapshots/manifest.ts';
-import type { TakenSnapshot } from '../snapshots/take.ts';
+import type { SnapshotProgress, TakenSnapshot } from '../snapshots/take.ts';
 import { Exit, warn } from './exit.ts';
 import { split } from './export-command.ts';
 import { createLineBar, shareLine } from './snapshots-bar.ts';
@@ -32,6 +32,7 @@ export interface TakeFlags extends StoreFlags {
 
 export async function runTake(store: string, disks: string[], flags: TakeFlags): Promise<void> {
   const signal = stopOnSignals();
+  if (disks.length === 0) return takeOfGroup(store, flags, signal);
   const group = flags.group ?? split(disks[0]!).name;
   await withRepository(store, { ...flags, group }, signal, async (repository) => {
     const { takeSnapshot } = await import('../snapshots/take.ts');
@@ -80,6 +81,43 @@ export async function runTake(store: string, disks: string[], flags: TakeFlags):
     }
   });
   process.exitCode = Exit.equal;
+}
+
+/** Of a protected group, by the process that has its journal, or else by opening it. */
+async function takeOfGroup(path: string, flags: TakeFlags, signal: AbortSignal): Promise<void> {
+  const { looksLikeGroupFile, readGroupFile } = await import('../protect/group/group-file.ts');
+  if (!looksLikeGroupFile(path))
+    throw new DriftmapError('argument', "expected disks after the store, or a group's file alone", { path });
+  const { askReplica } = await import('../protect/replica/host.ts');
+  const bar = createLineBar(flags.quiet === true || flags.json === true);
+  const onProgress = (progress: unknown) => {
+    const { phase, bytesSent, blocksKnown, ...rest } = progress as SnapshotProgress;
+    bar.show(shareLine(phase, rest, [`sent ${humanSize(bytesSent)}`, `${blocksKnown} blocks known`]));
+  };
+  let taken: TakenOfGroup;
+  try {
+    const options = { signal, onProgress, onWarning: warn };
+    taken = (await askReplica(readGroupFile(path), 'POST /snapshot', {}, options)) as TakenOfGroup;
+  } finally {
+    bar.stop();
+  }
+  const { id, at, sequence, bytesRead, bytesScanned, changedBytes, bytesSent, blocksSent } = taken;
+  const changed = changedBytes === null ? 'everything was looked at' : `${humanSize(changedBytes)} changed`;
+  await print(
+    flags.json
+      ? `${JSON.stringify(taken)}\n`
+      : `snapshot ${shortId(id)} as of ${at} (sequence ${sequence})\n${changed}; read ${humanSize(bytesRead)}, scanned ${humanSize(bytesScanned)}; sent ${blocksSent} blocks, ${humanSize(bytesSent)}\n`,
+  );
+  process.exitCode = Exit.equal;
+}
+
+interface TakenOfGroup
+  extends Pick<
+    TakenSnapshot,
+    'id' | 'bytesRead' | 'bytesScanned' | 'changedBytes' | 'bytesSent' | 'blocksSent'
+  > {
+  readonly at: string;
+  readonly sequence: number;
 }
 
 type Repo = Parameters<typeof pickSnapshot>[0];
