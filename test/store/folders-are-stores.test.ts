@@ -1,4 +1,5 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   chmodSync,
   existsSync,
@@ -99,12 +100,11 @@ describe('a put that is killed', () => {
       }`;
     for (let round = 0; round < 4; round++) {
       const place = fresh();
-      const wait = 0.35 + round * 0.13;
-      spawnSync(
-        'timeout',
-        ['-s', 'KILL', String(wait), process.execPath, '--input-type=module', '-e', script, place],
-        { encoding: 'utf8' },
-      );
+      const child = spawn(process.execPath, ['--input-type=module', '-e', script, place]);
+      const ended = once(child, 'close');
+      await once(child.stdout, 'data');
+      setTimeout(() => child.kill('SIGKILL'), round * 37);
+      await ended;
       const store = await openFolderObjects(place);
       const found = await listed(store, '');
       expect(found.length).toBeGreaterThan(0);
