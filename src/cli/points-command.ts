@@ -2,6 +2,7 @@
 
 import type { Command } from 'commander';
 import { DriftmapError } from '../base/errors.ts';
+import { tellMoment } from '../base/time.ts';
 import type { PointsReport, TimedPoint } from '../protect/replica/points-report.ts';
 import { Exit, warn } from './exit.ts';
 import { stopOnSignals } from './stop.ts';
@@ -91,8 +92,11 @@ async function runBookmark(path: string, name: string, flags: BookmarkFlags): Pr
   if (flags.json) {
     await print(`${JSON.stringify(answer, null, 2)}\n`);
   } else {
-    const { at, sequence } = answer as Partial<TimedPoint>;
-    const where = sequence === undefined ? '' : paint('dim', `  ${at}, sequence ${sequence}`);
+    const { time, sequence } = answer as Partial<TimedPoint>;
+    const where =
+      sequence === undefined || time === undefined
+        ? ''
+        : paint('dim', `  ${tellMoment(time)}, sequence ${sequence}`);
     await print(`${flags.forget ? 'forgotten' : 'bookmarked'}: ${printable(name)}${where}\n`);
   }
   process.exitCode = Exit.equal;
