@@ -93,7 +93,10 @@ async function runBookmark(path: string, name: string, flags: BookmarkFlags): Pr
     await print(`${JSON.stringify(answer, null, 2)}\n`);
   } else {
     const { time, sequence } = answer as Partial<TimedPoint>;
-    const where = time === undefined ? '' : paint('dim', `  ${tellMoment(time)}, sequence ${sequence}`);
+    const where =
+      sequence === undefined || time === undefined
+        ? ''
+        : paint('dim', `  ${tellMoment(time)}, sequence ${sequence}`);
     await print(`${flags.forget ? 'forgotten' : 'bookmarked'}: ${printable(name)}${where}\n`);
   }
   process.exitCode = Exit.equal;

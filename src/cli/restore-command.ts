@@ -195,12 +195,10 @@ function distanceOf(at: string, time: number): number | null {
 
 function describe({ from, snapshot, time, distance, files, bytes }: Restored): string {
   const where = from === 'journal' ? 'from the journal' : `from snapshot ${shortId(snapshot!)}`;
-  const off =
-    distance === null
-      ? ''
-      : distance === 0
-        ? ', exactly'
-        : `, ${humanDuration(distance)} before the time asked for`;
+  // Of the journal it is the last write before that time: in between there was none.
+  const what =
+    from === 'journal' ? 'the last point before the time asked for, by' : 'off the time asked for by';
+  const off = distance === null || distance === 0 ? '' : `, ${what} ${humanDuration(distance)}`;
   const lines = files.map(({ disk, path }) => `  ${printable(disk).padEnd(12)}${printable(path)}`);
   return `restored ${where}, as of ${tellMoment(time)}${off} (${humanSize(bytes)})\n${lines.join('\n')}\n`;
 }

@@ -44,6 +44,8 @@ export interface SnapshotsState {
   readonly trouble: string | null;
 }
 
+/** While one is due and nothing was written since the last. */
+const NEWS_MS = 10_000;
 const FIRST_RETRY_MS = 30_000;
 /** Pruning looks at all that the store has. */
 const PRUNE_EVERY_MS = 3_600_000;
@@ -110,9 +112,10 @@ export class Snapshots {
       const newest = this.last?.taken ?? (await this.newestInStore())?.taken ?? 0;
       const wait = newest + every - this.group.clock();
       if (wait > 0) return wait;
-      if (this.hasNews()) await this.take();
+      const hasNews = this.hasNews();
+      if (hasNews) await this.take();
       this.failures = 0;
-      return every;
+      return hasNews ? every : Math.min(every, NEWS_MS);
     } catch (cause) {
       if (this.stop.signal.aborted) return every;
       this.trouble = systemError(cause, { operation: 'snapshot' });

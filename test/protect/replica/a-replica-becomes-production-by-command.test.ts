@@ -1,60 +1,58 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { openUnit } from '../../../src/lu/open-unit.ts';
 import { serveControl } from '../../../src/protect/group/control.ts';
 import { hostReplica } from '../../../src/protect/replica/host.ts';
 import { temporary } from '../../tools.ts';
-import { hosting, madeGroup, owners, run, startAccess } from './commands.ts';
+import { hosting, madeGroup, run, startAccess } from './commands.ts';
 import { diskDifference, shapes } from './groups.ts';
 
-describe.each(owners)('with %s', (owner) => {
-  it('an access is kept when it is promoted', async () => {
-    const folder = temporary();
-    const { file, model, middle } = await madeGroup(folder, 23);
-    const host = await hosting(owner, file);
-    const access = await startAccess(file.path, '--at', 'middle', '-U', folder);
-    const { uri } = access.open.exports.find(({ disk }) => disk === 'data')!;
-    const unit = await openUnit(uri, { write: true });
-    await unit.write(70_000, Buffer.alloc(5000, 0x5a));
-    await unit.close();
-    const promoted = await run('access', file.path, '--promote');
-    expect(promoted).toMatchObject({ status: 0, stderr: '' });
-    expect(await access.ended).toMatchObject({ status: 0 });
-    const expected = Buffer.from(model.at(middle, 'data'));
-    expected.fill(0x5a, 70_000, 75_000);
-    const { path } = file.replica!.disks.find(({ name }) => name === 'data')!;
-    expect(readFileSync(path).equals(expected)).toBe(true);
-    expect((await run('points', file.path)).stdout).toContain('production (failed over)');
-    expect(await run('access', file.path, '--promote')).toMatchObject({ status: 2 });
-    await host?.close();
-  });
+it('an access is kept when it is promoted', async () => {
+  const folder = temporary();
+  const { file, model, middle } = await madeGroup(folder, 23);
+  const host = await hosting('a living owner', file);
+  const access = await startAccess(file.path, '--at', 'middle', '-U', folder);
+  const { uri } = access.open.exports.find(({ disk }) => disk === 'data')!;
+  const unit = await openUnit(uri, { write: true });
+  await unit.write(70_000, Buffer.alloc(5000, 0x5a));
+  await unit.close();
+  const promoted = await run('access', file.path, '--promote');
+  expect(promoted).toMatchObject({ status: 0, stderr: '' });
+  expect(await access.ended).toMatchObject({ status: 0 });
+  const expected = Buffer.from(model.at(middle, 'data'));
+  expected.fill(0x5a, 70_000, 75_000);
+  const { path } = file.replica!.disks.find(({ name }) => name === 'data')!;
+  expect(readFileSync(path).equals(expected)).toBe(true);
+  expect((await run('points', file.path)).stdout).toContain('production (failed over)');
+  expect(await run('access', file.path, '--promote')).toMatchObject({ status: 2 });
+  await host?.close();
+});
 
-  it('a failover brings all disks to a point; unless they were used, everything can be taken back', async () => {
-    const folder = temporary();
-    const { file, model, middle } = await madeGroup(folder, 24);
-    const host = await hosting(owner, file);
-    const over = await run('failover', file.path, '--at', 'middle', '--json');
-    expect(JSON.parse(over.stdout)).toMatchObject({ sequence: middle, wasConsistent: true });
-    expect(diskDifference(file, model, middle)).toBeNull();
-    expect(await run('failover', file.path)).toMatchObject({ status: 2 });
-    const back = await run('failback', file.path, '--finish');
-    expect(back.stdout).toContain('all its points are still there');
-    const { ranges } = JSON.parse((await run('points', file.path, '--json')).stdout);
-    expect(ranges.at(-1).to.sequence).toBe(middle);
-    expect(await run('failover', file.path)).toMatchObject({ status: 0 });
-    const { path } = file.replica!.disks.find(({ name }) => name === 'data')!;
-    const used = readFileSync(path);
-    used[5] = used[5]! ^ 1;
-    writeFileSync(path, used);
-    expect((await run('roll', file.path, '--to', '3')).status).toBe(2);
-    expect((await run('failback', file.path, '--finish')).stdout).toContain('made anew');
-    await host?.close();
-    const next = await hostReplica(file);
-    expect(next.group.state()).toMatchObject({ role: 'replica', consistent: false, last: { sequence: 0 } });
-    expect(readFileSync(path).equals(used)).toBe(true);
-    await next.close();
-  });
+it('a failover brings all disks to a point; unless they were used, everything can be taken back', async () => {
+  const folder = temporary();
+  const { file, model, middle } = await madeGroup(folder, 24);
+  const host = await hosting('no process', file);
+  const over = await run('failover', file.path, '--at', 'middle', '--json');
+  expect(JSON.parse(over.stdout)).toMatchObject({ sequence: middle, wasConsistent: true });
+  expect(diskDifference(file, model, middle)).toBeNull();
+  expect(await run('failover', file.path)).toMatchObject({ status: 2 });
+  const back = await run('failback', file.path, '--finish');
+  expect(back.stdout).toContain('all its points are still there');
+  const { ranges } = JSON.parse((await run('points', file.path, '--json')).stdout);
+  expect(ranges.at(-1).to.sequence).toBe(middle);
+  expect(await run('failover', file.path)).toMatchObject({ status: 0 });
+  const { path } = file.replica!.disks.find(({ name }) => name === 'data')!;
+  const used = readFileSync(path);
+  used[5] = used[5]! ^ 1;
+  writeFileSync(path, used);
+  expect((await run('roll', file.path, '--to', '3')).status).toBe(2);
+  expect((await run('failback', file.path, '--finish')).stdout).toContain('made anew');
+  await host?.close();
+  const next = await hostReplica(file);
+  expect(next.group.state()).toMatchObject({ role: 'replica', consistent: false, last: { sequence: 0 } });
+  expect(readFileSync(path).equals(used)).toBe(true);
+  await next.close();
 });
 
 it('a bookmark goes through production where that runs on this host', async () => {
@@ -71,11 +69,10 @@ it('a bookmark goes through production where that runs on this host', async () =
   const production = await serveControl(join(folder, 'state', 'control.sock'), {
     'POST /bookmark': ({ body }) => {
       asked.push(body);
-      return { name: 'x', sequence: 7, time: Date.UTC(2026, 2, 1, 12) };
+      return { name: 'x', sequence: 7, time: 0 };
     },
   });
-  const { stdout } = await run('bookmark', path, 'x', '--application');
-  expect(stdout).toMatch(/^bookmarked: x {2}2026-03-01T\d\d:00:00\.000[+-]\d\d:\d\d, sequence 7$/m);
+  expect((await run('bookmark', path, 'x', '--application')).stdout).toContain('bookmarked: x  1970-01-01T');
   expect(asked).toEqual([{ name: 'x', consistency: 'application' }]);
   await production.close();
   const reversed = await run(
