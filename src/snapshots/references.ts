@@ -21,10 +21,17 @@ export class ReferenceCollector implements References {
   readonly pages = new NameSet(SNAPSHOT_MAX_NAMES);
   private readonly repository: Repository;
   private readonly options: StoreOptions;
+  private readonly onPage: () => Promise<undefined> | undefined;
 
-  constructor(repository: Repository, options: StoreOptions) {
+  /** @param onPage after each page of blocks */
+  constructor(
+    repository: Repository,
+    options: StoreOptions,
+    onPage: () => Promise<undefined> | undefined = () => undefined,
+  ) {
     this.repository = repository;
     this.options = options;
+    this.onPage = onPage;
   }
 
   /**
@@ -33,7 +40,7 @@ export class ReferenceCollector implements References {
    * @throws what `walkTree` throws
    */
   async add(tree: Tree, isDraft = false): Promise<undefined> {
-    const { repository, blocks, pages } = this;
+    const { repository, blocks, pages, onPage } = this;
     return walkTree(
       repository,
       tree,
@@ -44,6 +51,7 @@ export class ReferenceCollector implements References {
             const signature = page.at(i);
             if (signature !== null) blocks.add(repository.nameOf(signature));
           }
+          return onPage();
         },
         ...(isDraft ? { lost: passOverMissing } : {}),
       },
@@ -60,6 +68,8 @@ export interface FoundDraft extends DraftContents {
 export interface CollectOptions extends StoreOptions {
   /** A draft for which this is false counts no more. */
   readonly isAlive?: ((draft: FoundDraft) => boolean) | undefined;
+  /** After each page, and each manifest. */
+  readonly onPage?: (() => Promise<undefined> | undefined) | undefined;
 }
 
 /**
@@ -69,7 +79,7 @@ export interface CollectOptions extends StoreOptions {
  */
 export async function collectReferences(
   repository: Repository,
-  { isAlive = () => true, ...options }: CollectOptions = {},
+  { isAlive = () => true, onPage = () => undefined, ...options }: CollectOptions = {},
 ): Promise<{ readonly references: References; readonly drafts: readonly FoundDraft[] }> {
   const before = await readDrafts(repository, options);
   const trees: Tree[] = [];
@@ -79,10 +89,11 @@ export async function collectReferences(
       throw error;
     });
     trees.push(...disks);
+    await onPage();
   }
   const after = await readDrafts(repository, options);
   const drafts = new Map([...before, ...after].map((draft) => [draft.key, draft]));
-  const collector = new ReferenceCollector(repository, options);
+  const collector = new ReferenceCollector(repository, options, onPage);
   for (const tree of trees) await collector.add(tree);
   // A draft that was renewed holds something else: both count.
   for (const draft of [...before, ...after])

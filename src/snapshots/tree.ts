@@ -63,7 +63,7 @@ export class TreeReader {
 /** What a walk comes by. `page` is asked before a page is loaded: false passes over all below it. */
 export interface Visitor {
   page(signature: Uint8Array): boolean;
-  blocks(page: Page, first: BlockIndex, places: number): void | Promise<void>;
+  blocks(page: Page, first: BlockIndex, places: number): unknown;
   /** A page cannot be had; what is below it is passed over. Without this the walk ends with the error. */
   lost?(signature: Uint8Array, error: unknown): void;
 }
