@@ -429,3 +429,45 @@ export const CONTROL_MAX_ANSWER_BYTES = 64 * MiB;
 export const CONTROL_MAX_CONNECTIONS = 64;
 /** A control request must have come whole within this. */
 export const CONTROL_REQUEST_MS = 10_000;
+// Snapshots in an object store
+/**
+ * Blocks of a repository, unless its maker says otherwise. A store asks the same price for every request: 1 TiB in
+ * blocks of 256 KiB takes four million, of 64 KiB sixteen; and a database's scattered pages of 8 KiB make so much be
+ * sent for each, with blocks of 1 MiB four times as much.
+ */
+export const DEFAULT_SNAPSHOT_BLOCK_SIZE = 256 * KiB;
+/** Below it, names take a hundredth of what they name. */
+export const MIN_SNAPSHOT_BLOCK_SIZE = 4 * KiB;
+/** What a virtual machine is made of, as its hypervisor describes it: kilobytes; it is kept in every manifest. */
+export const SNAPSHOT_MAX_CONFIGURATION_BYTES = 1 * MiB;
+/** One manifest: the configuration, and a thousand disks. */
+export const SNAPSHOT_MAX_MANIFEST_BYTES = 8 * MiB;
+/** Names that begin a disk's tree: 16 PiB in blocks of 256 KiB. */
+export const SNAPSHOT_MAX_ROOTS = 65_536;
+/** Names of objects that one run of taking a snapshot remembers: 64 MiB; of others the store is asked. */
+export const SNAPSHOT_KNOWN_NAMES = 3_000_000;
+/** Names of objects that pruning and verifying hold in memory: a gigabyte; 12 TiB of different blocks of 256 KiB. */
+export const SNAPSHOT_MAX_NAMES = 48_000_000;
+/** Data of blocks on their way to or from a store: 16 connections with 1 MiB each, four times over. */
+export const SNAPSHOT_BYTES_IN_FLIGHT = 64 * MiB;
+/** Connections to a store, at most: more than any store answers faster with. */
+export const SNAPSHOT_MAX_CONNECTIONS = 256;
+/** Questions to a store, one by one, whether it has an object; then all names are listed, a thousand an answer. */
+export const SNAPSHOT_LOOKUPS = 512;
+/** Names of one list of garbage: 2 MiB. */
+export const SNAPSHOT_LIST_NAMES = 65_536;
+/** Pages of names that a snapshot's disk keeps: 8 MiB, the names of 64 GiB in blocks of 256 KiB. */
+export const SNAPSHOT_PAGES_KEPT = 256;
+/** A draft of an upload that nobody renewed for so long is of one that died; uploads renew theirs every hour. */
+export const SNAPSHOT_DRAFT_DAYS = 7;
+/** Lists of garbage that one run of pruning sweeps: 67 million objects. */
+export const SNAPSHOT_MAX_LISTS = 1024;
+// Object stores
+/** A key: half of what S3 allows, so that a prefix fits before it, and below every file system's path. */
+export const STORE_MAX_KEY_BYTES = 512;
+/** An object: it is held in memory whole. A block and its head take 17 MiB at most; lists of names may take more. */
+export const STORE_MAX_OBJECT_BYTES = 256 * MiB;
+/** Files whose sizes are asked at a time: more do not make it faster on four threads of file operations. */
+export const STORE_STATS_AT_ONCE = 64;
+/** A file aside is a killed put's after this: no living put takes an hour for one object. */
+export const STORE_LEFTOVER_SECONDS = 3600;

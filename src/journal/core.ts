@@ -183,16 +183,18 @@ export class Core {
   /** Says durably where the disks stand. */
   savePosition(low: Sequence = this.low, high: Sequence = this.high, cut: Sequence | null = null): void {
     const time = this.timeOf(low);
+    const suspended = this.suspendedAt(low);
     savePosition(this.place.folder, {
       low,
       high,
       durableDo: this.redo.last,
       durableUndo: this.undo.last,
       time,
-      suspended: this.suspendedAt(low),
+      suspended,
       cut,
     });
     this.lowTime = time;
+    this.lowSuspended = suspended;
   }
 
   /** Whether the group is suspended right after a record. */
@@ -200,7 +202,13 @@ export class Core {
     for (const stream of [this.undo, this.redo]) {
       const index = stream.indexOf(sequence);
       const segment = stream.segments[index];
-      if (segment === undefined) continue;
+      if (segment === undefined) {
+        const after = stream.segments[stream.indexOf(sequence + 1)];
+        if (after !== undefined && after.first === sequence + 1) return after.suspendedBefore;
+        if (stream.segments.length === 0 && stream.beginning.next === sequence + 1)
+          return stream.beginning.suspended;
+        continue;
+      }
       const mark = segment.notables.findLast(
         ({ record }) => record.sequence <= sequence && isConsistencyMark(record.kind),
       );

@@ -77,6 +77,11 @@ export class Access implements OpenAccess {
     group.accesses.add(this);
   }
 
+  /** The disks that are served, by name: what is written to them counts as a client's. */
+  get units(): ReadonlyMap<string, LogicalUnit> {
+    return this.work.units;
+  }
+
   state(): AccessState {
     const { id, kind, point, servers, work } = this;
     const exports = [...servers].map(([disk, server]) => ({ disk, uri: server.uri(disk) }));

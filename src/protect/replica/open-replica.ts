@@ -17,7 +17,7 @@ import { recoverAccess } from './rolled-access.ts';
 import { loadReplicaRecord, newRecord, saveReplicaRecord } from './state-file.ts';
 
 export interface OpenReplicaOptions {
-  /** Sizes of production's disks, by name: what the replica is made of where there is none. */
+  /** Sizes of production's disks, by name: with them a replica is made where there is none. */
   readonly sizes?: ReadonlyMap<string, ByteCount> | undefined;
   readonly clock?: (() => Time) | undefined;
   /** Of a new journal; for tests. */
@@ -41,8 +41,13 @@ export async function openReplicaGroup(
   { sizes, clock = Date.now, segmentBytes }: OpenReplicaOptions = {},
 ): Promise<ReplicaGroup> {
   const side = replicaOf(file);
-  if (loadReplicaRecord(side.journal)?.renewing === true) removeJournal(side);
-  if (!hasReplica(file)) await makeReplica(file, side, { sizes, clock, segmentBytes });
+  const isRenewed = loadReplicaRecord(side.journal)?.renewing === true;
+  if (isRenewed) removeJournal(side);
+  if (!hasReplica(file)) {
+    // Whoever only asks for a point must not be given an empty journal in the place of one that is lost.
+    if (sizes === undefined && !isRenewed) throw noJournal(file, side);
+    await makeReplica(file, side, { sizes, clock, segmentBytes });
+  }
   if (sizes !== undefined) checkSizes(side, sizes);
   const disks = new Map<string, ReplicaDisk>();
   let journal: Journal | null = null;
@@ -84,28 +89,26 @@ async function makeReplica(
   const disks: { name: string; size: ByteCount; identity: string }[] = [];
   for (const { name, path } of side.disks) {
     const size = sizes?.get(name) ?? sizeOfDisk(path);
-    if (size === null) {
-      const reason = `there is no journal of group '${file.group}' yet, and the size of '${name}' is not known: start 'driftmap protect' at production`;
-      throw new DriftmapError('not-found', reason, { path: side.journal });
-    }
+    if (size === null) throw noJournal(file, side);
     makeDisk(path, size);
     const unit = openFileUnit(path);
     disks.push({ name, size, identity: unit.identity });
     unit.close();
   }
   makeFolder(side.journal);
+  // Whatever the disks hold, it is no moment of production's until production has said so.
   const journal = await createJournal(
     side.journal,
-    { group: file.group, disks, ...(segmentBytes !== undefined && { segmentBytes }) },
+    { group: file.group, disks, suspended: true, ...(segmentBytes !== undefined && { segmentBytes }) },
     clock === undefined ? {} : { clock },
   );
-  try {
-    // Whatever the disks hold, it is no moment of production's until production has said so.
-    await journal.suspend('not synchronized yet');
-  } finally {
-    await journal.close();
-  }
+  await journal.close();
   saveReplicaRecord(side.journal, newRecord());
+}
+
+function noJournal({ group }: GroupFile, { journal }: ReplicaSide): DriftmapError {
+  const reason = `there is no journal of group '${group}': 'driftmap protect' at production makes one`;
+  return new DriftmapError('not-found', reason, { path: journal });
 }
 
 function checkGroup(file: GroupFile, side: ReplicaSide, journal: Journal): void {

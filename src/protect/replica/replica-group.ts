@@ -122,6 +122,8 @@ export class ReplicaGroup {
   readonly applier: Applier;
   readonly clock: () => Time;
   readonly accesses = new Set<OpenAccess>();
+  /** Takes a snapshot of the latest point, and tells of it in plain data; null where nobody can. */
+  takeSnapshot: (() => Promise<unknown>) | null = null;
   private kept: ReplicaRecord;
   private follower: Follower | null = null;
   /** Why the journal is to take nothing more although it could: it is as large as it may be. */

@@ -3,6 +3,7 @@
 import { DriftmapError } from '../../base/errors.ts';
 import type { ServerCredentials } from '../../lu/nbd/credentials.ts';
 import { readServerCredentials } from '../../lu/nbd/credentials.ts';
+import type { TakenSnapshot } from '../../snapshots/take.ts';
 import { type ControlRequest, type ControlRoutes, TextAnswer } from '../group/control.ts';
 import { Fields } from '../group/fields.ts';
 import { type AccessPlace, findAccess, startAccess } from './access.ts';
@@ -10,11 +11,13 @@ import { failBack, failOver } from './failover.ts';
 import { metricsOf } from './metrics.ts';
 import { reportPoints, timed } from './points-report.ts';
 import type { ReplicaGroup } from './replica-group.ts';
+import { restoreFromJournal } from './restore.ts';
 import { rollGroup } from './roll.ts';
+import type { Snapshots } from './snapshots.ts';
 
-export function replicaRoutes(group: ReplicaGroup): ControlRoutes {
+export function replicaRoutes(group: ReplicaGroup, snapshots: Snapshots): ControlRoutes {
   return {
-    'GET /state': () => ({ ...group.state(), warnings: group.warnings }),
+    'GET /state': () => ({ ...group.state(), snapshots: snapshots.state(), warnings: group.warnings }),
     'GET /points': () => reportPoints(group.journal, group.record, staleness(group)),
     'GET /metrics': () => new TextAnswer(metricsOf(group.state()), 'text/plain; version=0.0.4'),
     'POST /bookmark': ({ body }) => bookmark(group, fieldsOf(body)),
@@ -25,6 +28,8 @@ export function replicaRoutes(group: ReplicaGroup): ControlRoutes {
     'POST /failover': (request) => failover(group, request),
     'POST /failback': () => failBack(group),
     'POST /retain': () => group.retain(),
+    'POST /snapshot': (request) => snapshot(snapshots, request),
+    'POST /restore': (request) => restore(group, request),
   };
 }
 
@@ -67,6 +72,37 @@ async function failover(group: ReplicaGroup, { body, signal }: ControlRequest) {
   const done = await failOver(group, { at, force, signal });
   const disks = [...group.disks].map(([name, disk]) => ({ name, path: disk.name }));
   return { ...timed(done), newest: timed(done.newest), wasConsistent: done.wasConsistent, disks };
+}
+
+async function snapshot(snapshots: Snapshots, { body, signal, tell }: ControlRequest) {
+  const fields = fieldsOf(body);
+  const at = fields.optional('at', () => fields.text('at')) ?? undefined;
+  fields.done();
+  return tellSnapshot(await snapshots.take({ at, signal, onProgress: tell }));
+}
+
+/** As plain data: what it holds, and what it cost. */
+export function tellSnapshot(taken: TakenSnapshot): object {
+  const { id, point, parent, bytesRead, bytesScanned, changedBytes } = taken;
+  const { blocksSent, blocksKnown, bytesSent, milliseconds } = taken;
+  const cost = { bytesRead, bytesScanned, changedBytes, blocksSent, blocksKnown, bytesSent, milliseconds };
+  return { id, ...timed(point), bookmark: point.bookmark, parent, ...cost };
+}
+
+async function restore(group: ReplicaGroup, { body, signal, tell }: ControlRequest) {
+  const fields = fieldsOf(body);
+  const at = fields.text('at');
+  const to = fields.text('to');
+  const overwrite = fields.optional('overwrite', () => fields.flag('overwrite')) ?? false;
+  fields.done();
+  const { files, bytes, ...point } = await restoreFromJournal(group, {
+    at,
+    to,
+    overwrite,
+    signal,
+    onProgress: tell,
+  });
+  return { ...timed(point), files, bytes };
 }
 
 /** Answers only when the access has ended. It is discarded when whoever asked for it goes away. */

@@ -79,6 +79,7 @@ async function stream(
       return Uint8Array.from(differs, (one) => (one ? 1 : 0));
     },
     async ask(what) {
+      if (what === 'snapshot' && group.takeSnapshot !== null) return group.takeSnapshot();
       if (what === 'points') return reportPoints(journal, group.record, null);
       throw new DriftmapError(
         'unsupported',
