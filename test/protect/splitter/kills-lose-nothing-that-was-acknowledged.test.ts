@@ -8,12 +8,10 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { KiB, MiB } from '../../../src/base/units.ts';
-import { readGroupFile } from '../../../src/protect/group/group-file.ts';
-import { openReplicaGroup } from '../../../src/protect/replica/open-replica.ts';
 import { placeOfRegion, readImage } from '../../../src/protect/splitter/intents-file.ts';
 import { randomOf } from '../../journal/disks.ts';
 import { temporary } from '../../tools.ts';
-import { Protected } from './processes.ts';
+import { differing, Protected } from './processes.ts';
 
 const folder = temporary();
 const shapes = [
@@ -63,28 +61,6 @@ function checkDisk(group: Protected, disk: string, writers: readonly Writer[]): 
       expect(found, `slot ${slot} of ${disk}`).toBeGreaterThanOrEqual(acknowledged.get(slot) ?? 0);
       expect(found).toBeLessThanOrEqual(value);
     }
-  }
-}
-
-/** Blocks in which the replica, as its journal has it, is another than production. */
-async function differing(group: Protected): Promise<{ disk: number; offset: number }[]> {
-  const replica = await openReplicaGroup(readGroupFile(group.file));
-  try {
-    const found: { disk: number; offset: number }[] = [];
-    for (const [disk, { name, size }] of shapes.entries()) {
-      const unit = replica.journal.newest(name);
-      const there = Buffer.alloc(size);
-      await unit.read(0, there);
-      await unit.close();
-      const here = readFileSync(group.disk(name));
-      for (let offset = 0; offset < size; offset += SLOT) {
-        if (Buffer.compare(here.subarray(offset, offset + SLOT), there.subarray(offset, offset + SLOT)) !== 0)
-          found.push({ disk, offset });
-      }
-    }
-    return found;
-  } finally {
-    await replica.close();
   }
 }
 

@@ -7,6 +7,8 @@ import { afterAll } from 'vitest';
 import type { NbdUnit } from '../../../src/lu/nbd/nbd-unit.ts';
 import { openNbdUnit } from '../../../src/lu/nbd/nbd-unit.ts';
 import { askControl } from '../../../src/protect/group/control.ts';
+import { readGroupFile } from '../../../src/protect/group/group-file.ts';
+import { openReplicaGroup } from '../../../src/protect/replica/open-replica.ts';
 import type { SplitterState } from '../../../src/protect/splitter/splitter.ts';
 import { root } from '../../tools.ts';
 import { urlOf } from '../nbd-peers.ts';
@@ -124,6 +126,29 @@ export class Protected {
     this.child = null;
     if (replica !== null) await gone(replica);
     return status;
+  }
+}
+
+const PAGE = 4096;
+/** Blocks in which the replica, as its journal has it, is another than production. */
+export async function differing(group: Protected): Promise<{ disk: number; offset: number }[]> {
+  const replica = await openReplicaGroup(readGroupFile(group.file));
+  try {
+    const found: { disk: number; offset: number }[] = [];
+    for (const [disk, { name, size }] of group.shapes.entries()) {
+      const unit = replica.journal.newest(name);
+      const there = Buffer.alloc(size);
+      await unit.read(0, there);
+      await unit.close();
+      const here = readFileSync(group.disk(name));
+      for (let offset = 0; offset < size; offset += PAGE) {
+        if (Buffer.compare(here.subarray(offset, offset + PAGE), there.subarray(offset, offset + PAGE)) !== 0)
+          found.push({ disk, offset });
+      }
+    }
+    return found;
+  } finally {
+    await replica.close();
   }
 }
 
