@@ -64,7 +64,7 @@ function telling(said: Said, code: string, status: number): Telling {
   if (code === 'PermanentRedirect' || status === 301 || (region && code === 'AuthorizationHeaderMalformed')) {
     return redirected(region);
   }
-  const byCode = codes[code] ?? (isCertificateFault(code) ? certificate : undefined);
+  const byCode = codes[code] ?? tlsFault(code);
   if (byCode !== undefined) return byCode;
   if (status === 404) return { kind: 'not-found', reason: () => absent };
   if (status === 403 || status === 401) return denied;
@@ -123,6 +123,10 @@ const certificate: Telling = {
   kind: 'permission',
   reason: ({ endpoint }) =>
     `the certificate of ${endpoint ?? 'the endpoint'} is not one to trust: name its authority by NODE_EXTRA_CA_CERTS=FILE`,
+};
+const noTls: Telling = {
+  kind: 'argument',
+  reason: ({ endpoint }) => `${endpoint ?? 'the endpoint'} speaks no TLS that we know: is it http://?`,
 };
 
 function passing(what: string): Telling {
@@ -190,14 +194,11 @@ const codes: Readonly<Record<string, Telling>> = {
     reason: ({ bucket, endpoint }) =>
       `no such host: check the endpoint${endpoint ? ` ${endpoint}` : ''}, and add path-style to the address where it has no name for '${bucket}' of its own`,
   },
-  EPROTO: {
-    kind: 'argument',
-    reason: ({ endpoint }) => `${endpoint ?? 'the endpoint'} speaks no TLS: is it http://?`,
-  },
 };
 
-function isCertificateFault(code: string): boolean {
-  return /CERT|UNABLE_TO_VERIFY|ERR_TLS/.test(code);
+function tlsFault(code: string): Telling | undefined {
+  if (/CERT|UNABLE_TO_VERIFY|ERR_TLS/.test(code)) return certificate;
+  return code === 'EPROTO' || code.startsWith('ERR_SSL') ? noTls : undefined;
 }
 
 function hide(text: string, { secrets }: S3Place): string {

@@ -1,9 +1,16 @@
-import { inspect } from 'node:util';
+import { execFile, execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { inspect, promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { ErrorKind } from '../../src/base/errors.ts';
 import type { ObjectStore, OpenStoreOptions } from '../../src/store/object-store.ts';
 import { openObjectStore } from '../../src/store/open-object-store.ts';
 import { waitAfter } from '../../src/store/retry.ts';
+import { describeWith, temporary } from '../tools.ts';
 import { conformance, failure, listed, names, pattern } from './conformance.ts';
 import { wrapStore } from './filters.ts';
 import { type Mishap, S3Fake, s3Answer } from './s3-fake.ts';
@@ -243,6 +250,55 @@ describe('what does not pass is told at once, in a line', () => {
     fake.stop();
     const refused = await failure(openObjectStore(address, { credentials, patience: 0.2 }), 'io');
     expect(refused.message).toMatch(/open failed: nobody listens at http:\/\/127\.0\.0\.1:\d+ \(tried \d/);
+  });
+});
+
+describeWith(['openssl'], 'TLS', () => {
+  const folder = temporary();
+
+  it('tells of a certificate that nobody vouches for, and takes it when its authority is named', async () => {
+    const [key, certificate] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+    const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+    const files = ['-keyout', key, '-out', certificate];
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', ...files, ...subject], {
+      stdio: 'ignore',
+    });
+    const list = '<ListBucketResult><Name>fake</Name><IsTruncated>false</IsTruncated></ListBucketResult>';
+    const hashes: unknown[] = [];
+    const server = createServer(
+      { key: readFileSync(key), cert: readFileSync(certificate) },
+      (request, response) => {
+        hashes.push(request.headers['x-amz-content-sha256']);
+        request.resume().on('end', () => response.end(list));
+      },
+    );
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    const secure = `s3://fake/p?endpoint=https://localhost:${port}&region=here&path-style`;
+    const error = await failure(openObjectStore(secure, { credentials, patience: 0 }), 'permission');
+    expect(error.message).toContain(`the certificate of https://localhost:${port} is not one to trust`);
+    const dist = new URL('../../dist/store/open-object-store.js', import.meta.url).href;
+    const script = `
+      const { openObjectStore } = await import(${JSON.stringify(dist)});
+      const store = await openObjectStore(process.argv[1], { credentials: JSON.parse(process.argv[2]) });
+      await store.put('x', new Uint8Array(1000));
+      console.log(store.name);
+      await store.close();`;
+    const args = ['--input-type=module', '-e', script, secure, JSON.stringify(credentials)];
+    const env = { ...process.env, NODE_EXTRA_CA_CERTS: certificate };
+    const { stdout } = await promisify(execFile)(process.execPath, args, { env });
+    expect(stdout).toBe('s3://fake/p\n');
+    // Under TLS too the bytes are part of what is signed.
+    expect(hashes.at(-1)).toBe(createHash('sha256').update(new Uint8Array(1000)).digest('hex'));
+    server.close();
+  });
+
+  it('tells of an endpoint that has none', async () => {
+    const secure = address.replace('http://', 'https://');
+    const error = await failure(openObjectStore(secure, { credentials, patience: 0 }), 'argument');
+    expect(error.message).toMatch(
+      /https:\/\/127\.0\.0\.1:\d+ speaks no TLS that we know: is it http:\/\/\?$/,
+    );
   });
 });
 
