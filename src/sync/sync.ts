@@ -13,7 +13,7 @@ import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { defaultWorkers } from '../scan/pool.ts';
-import { scan } from '../scan/scan.ts';
+import { createScanner, type Scanner } from '../scan/scan.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Connection } from '../wire/connection.ts';
 import { MessageType } from '../wire/message-types.ts';
@@ -167,6 +167,36 @@ function changed(consistent: boolean, disk: VirtualDisk): string[] {
 async function syncHere(options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? false);
   const startedAt = performance.now();
+  // Threads start while the disks are opened.
+  const threads = chosen.bySignature ? null : new ScanThreads(createScanner({ workers: options.workers }));
+  try {
+    const result = await openAndSync(options, chosen, threads);
+    return { ...result, seconds: (performance.now() - startedAt) / 1000 };
+  } finally {
+    await threads?.end();
+  }
+}
+
+/** A scanner that is ended once, by whoever is first: while what it found is copied, its threads end. */
+class ScanThreads {
+  readonly scanner: Scanner;
+  private ended: Promise<void> | null = null;
+
+  constructor(scanner: Scanner) {
+    this.scanner = scanner;
+  }
+
+  end(): Promise<void> {
+    this.ended ??= this.scanner.close();
+    return this.ended;
+  }
+}
+
+async function openAndSync(
+  options: SyncOptions,
+  chosen: Chosen,
+  threads: ScanThreads | null,
+): Promise<SyncResult> {
   const origin = await openOrigin(options.production, {
     format: options.productionFormat,
     allowOutside: options.allowOutside,
@@ -181,9 +211,8 @@ async function syncHere(options: SyncOptions): Promise<SyncResult> {
         });
       if (chosen.bySignature)
         for (const source of options.sources ?? []) sources.push(await openSource(source));
-      const local = new LocalSession(options, chosen, origin, target, sources);
-      const result = await local.run();
-      return { ...result, seconds: (performance.now() - startedAt) / 1000 };
+      const local = new LocalSession(options, chosen, origin, target, sources, threads);
+      return await local.run();
     } finally {
       for (const source of sources) await source.close();
       await target.close();
@@ -199,6 +228,7 @@ class LocalSession {
   private readonly origin: Origin;
   private readonly target: Target;
   private readonly sources: readonly OpenSource[];
+  private readonly threads: ScanThreads | null;
   private readonly totals: SyncTotals;
   private signature: AlgorithmName | 'bytes';
 
@@ -208,7 +238,9 @@ class LocalSession {
     origin: Origin,
     target: Target,
     sources: readonly OpenSource[],
+    threads: ScanThreads | null,
   ) {
+    this.threads = threads;
     this.options = options;
     this.chosen = chosen;
     this.origin = origin;
@@ -286,8 +318,8 @@ class LocalSession {
 
   /** Byte by byte, by a scan's threads, where both disks have one size and nothing is placed by signature. */
   private async compare(): Promise<FirstComparison> {
-    const { options, chosen, origin, target, totals } = this;
-    if (chosen.bySignature || origin.disk.size !== target.disk.size) return target.compare;
+    const { options, chosen, origin, target, totals, threads } = this;
+    if (threads === null || origin.disk.size !== target.disk.size) return target.compare;
     const { blockSize } = chosen;
     const header = {
       size: target.size,
@@ -300,19 +332,19 @@ class LocalSession {
     const within = marks === undefined ? undefined : new SyncBitmap(header, marks);
     totals.begin('comparing', within?.markedBytes ?? target.size);
     let told = 0;
-    const result = await scan({
+    const result = await threads.scanner.scan({
       production: origin.disk,
       replica: target.disk,
       blockSize,
       compare: 'bytes',
       within,
-      workers: options.workers,
       signal: options.signal,
       onProgress: ({ doneBytes }) => {
         totals.add(doneBytes - told);
         told = doneBytes;
       },
     });
+    threads.end().catch(() => undefined);
     totals.comparedBytes = result.comparedBytes + result.skippedBytes;
     this.signature = 'bytes';
     const { keeper } = target;
