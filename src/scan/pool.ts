@@ -6,6 +6,7 @@
 import { availableParallelism } from 'node:os';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { DriftmapError } from '../base/errors.ts';
 import { MAX_WORKERS } from '../base/limits.ts';
@@ -37,16 +38,17 @@ export class ScanPool {
   readonly modules: KernelModules;
   /** The first threads, until their module is loaded. */
   private readonly starting = new Set<Piscina['threads'][number]>();
-  private readonly piscina: Piscina<ScanTask | IndexTask, TaskOutcome>;
+  private readonly piscina: Piscina<object, unknown>;
   private arena: { readonly slots: SlotArena; readonly bytes: ByteCount; readonly id: number } | null = null;
 
-  constructor(workers: number) {
+  /** @param filename the compiled module that the threads load first: a scan's, unless they are for other work */
+  constructor(workers: number, filename = workerFile) {
     if (!Number.isInteger(workers) || workers < 1 || workers > MAX_WORKERS) {
       throw new DriftmapError('argument', `expected 1 to ${MAX_WORKERS} workers, got ${workers}`);
     }
     this.workers = workers;
     this.piscina = new Piscina({
-      filename: workerFile,
+      filename,
       minThreads: workers,
       maxThreads: workers,
       idleTimeout: Number.POSITIVE_INFINITY,
@@ -85,11 +87,19 @@ export class ScanPool {
   /** Runs one task to its end; a thread that dies is a `worker` error, and its place is filled anew. */
   async run(task: ScanTask | IndexTask): Promise<TaskOutcome> {
     const filename = 'pages' in task ? indexWorkerFile : workerFile;
+    return (await this.runIn(filename, task, task.reports, 'a scan worker')) as TaskOutcome;
+  }
+
+  /**
+   * Runs another module's default export on one of the threads.
+   * @param what runs there, for the error when it dies
+   */
+  async runIn(filename: string, task: object, port: MessagePort, what: string): Promise<unknown> {
     try {
-      return await this.piscina.run(task, { transferList: [task.reports], filename });
+      return await this.piscina.run(task, { transferList: [port], filename });
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new DriftmapError('worker', `a scan worker died: ${reason}`, { cause });
+      throw new DriftmapError('worker', `${what} died: ${reason}`, { cause });
     }
   }
 

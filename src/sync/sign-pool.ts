@@ -6,14 +6,14 @@
 
 import { setImmediate } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { DriftmapError } from '../base/errors.ts';
 import { type ByteCount, MiB } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { ScanPool } from '../scan/pool.ts';
 import type { SideIndexes } from '../scan/scan-indexes.ts';
-import { loadKernels } from '../signature/kernel-builds.ts';
 import { BlockSigner } from './block-signer.ts';
-import type { SignAnswer, SignOrder, SignPass, SignSegment, SignWorkerSetup } from './sign-task.ts';
+import type { SignAnswer, SignOrder, SignPass, SignSegment, SignTask } from './sign-task.ts';
 
 /** Threads load compiled code only: from the sources (under a test runner) the built worker beside them is used. */
 const workerFile = fileURLToPath(
@@ -48,14 +48,18 @@ interface Here {
 }
 
 interface Thread {
-  readonly worker: Worker;
+  readonly port: MessagePort;
+  /** Settles when its task has ended. */
+  readonly ended: Promise<void>;
   current: Waiting | null;
 }
 
 export class SignPool {
   readBytes: ByteCount = 0;
   private readonly options: SignPoolOptions;
+  private pool: ScanPool | null = null;
   private threads: Thread[] = [];
+  private closing = false;
   private readonly queue: Waiting[] = [];
   private pass: SignPass | null = null;
   private failure: DriftmapError | null = null;
@@ -80,7 +84,7 @@ export class SignPool {
       return;
     }
     if (this.threads.length === 0) this.start();
-    for (const { worker } of this.threads) worker.postMessage({ kind: 'pass', pass } satisfies SignOrder);
+    for (const { port } of this.threads) port.postMessage({ kind: 'pass', pass } satisfies SignOrder);
   }
 
   /** Resolves when the segment's leaves are in their place. */
@@ -117,24 +121,31 @@ export class SignPool {
       this.here.signer.close();
       this.here = null;
     }
+    this.closing = true;
     const { threads } = this;
     this.threads = [];
-    await Promise.all(threads.map(({ worker }) => worker.terminate()));
+    for (const { port } of threads) port.postMessage({ kind: 'end' } satisfies SignOrder);
+    await Promise.all(threads.map(({ ended }) => ended));
+    await this.pool?.close();
+    this.pool = null;
     await this.letGo();
   }
 
   private start(): void {
     const { disk, size, blockSize, workers, indexes = null } = this.options;
-    const sides = { disk: disk.handle(), indexes };
-    const workerData: SignWorkerSetup = { modules: loadKernels(), size, blockSize, ...sides };
+    this.pool = new ScanPool(workers, workerFile);
+    const { modules } = this.pool;
     for (let i = 0; i < workers; i++) {
-      const thread: Thread = { worker: new Worker(workerFile, { workerData }), current: null };
-      thread.worker.on('message', (answer: SignAnswer) => this.answered(thread, answer));
-      thread.worker.on('error', (cause) => {
-        const reason = cause instanceof Error ? cause.message : String(cause);
-        this.fail(new DriftmapError('worker', `a signing thread died: ${reason}`, { cause }));
-      });
-      thread.worker.on('exit', () => this.fail(new DriftmapError('worker', 'a signing thread died')));
+      const { port1: port, port2: orders } = new MessageChannel();
+      const task: SignTask = { orders, modules, disk: disk.handle(), size, blockSize, indexes };
+      const ended = this.pool.runIn(workerFile, task, orders, 'a signing thread').then(
+        () => {
+          if (!this.closing) this.fail(new DriftmapError('worker', 'a signing thread ended'));
+        },
+        (cause) => this.fail(cause as DriftmapError),
+      );
+      const thread: Thread = { port, ended: ended.finally(() => port.close()), current: null };
+      port.on('message', (answer: SignAnswer) => this.answered(thread, answer));
       this.threads.push(thread);
     }
   }
@@ -145,7 +156,7 @@ export class SignPool {
       const next = this.queue.shift();
       if (next === undefined) return;
       thread.current = next;
-      thread.worker.postMessage({ kind: 'segment', segment: next.segment } satisfies SignOrder);
+      thread.port.postMessage({ kind: 'segment', segment: next.segment } satisfies SignOrder);
     }
   }
 

@@ -6,8 +6,10 @@ import type { DiskHandle } from '../disk/virtual-disk.ts';
 import type { SideIndexes } from '../scan/scan-indexes.ts';
 import type { KernelModules } from '../signature/kernels.ts';
 
-/** Given to a thread once. */
-export interface SignWorkerSetup {
+/** One thread's part in a session, from its begin to the order to end. */
+export interface SignTask {
+  /** Brings orders and takes answers. */
+  readonly orders: import('node:worker_threads').MessagePort;
   readonly modules: KernelModules;
   readonly disk: DiskHandle;
   /** The larger of both disks; this one reads as zeros past its own end. */
@@ -43,7 +45,8 @@ export interface SignSegment {
 
 export type SignOrder =
   | { readonly kind: 'pass'; readonly pass: SignPass }
-  | { readonly kind: 'segment'; readonly segment: SignSegment };
+  | { readonly kind: 'segment'; readonly segment: SignSegment }
+  | { readonly kind: 'end' };
 
 export interface SignAnswer {
   readonly id: number;

@@ -1,25 +1,40 @@
-/** What a signing thread runs: segments of one disk, one after another, as `SignPool` hands them out. */
+/**
+ * What a pool's thread runs for a session: one long task, which signs segments of one disk, one after another, as
+ * `SignPool` hands them out, until it is told to end.
+ */
 
-import { parentPort, workerData } from 'node:worker_threads';
 import { DriftmapError } from '../base/errors.ts';
 import { attachDisk } from '../disk/attach.ts';
 import { BlockSigner } from './block-signer.ts';
-import type { SignAnswer, SignOrder, SignWorkerSetup } from './sign-task.ts';
+import type { SignAnswer, SignOrder, SignSegment, SignTask } from './sign-task.ts';
 
-const port = parentPort;
-if (port === null) throw new DriftmapError('internal', 'sign-worker is run by SignPool');
+export default async function sign(task: SignTask): Promise<void> {
+  const { orders, disk, size, blockSize, modules, indexes } = task;
+  const attached = attachDisk(disk);
+  const signer = new BlockSigner({ disk: attached, size, blockSize, modules, indexes });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      let pending: Promise<void> = Promise.resolve();
+      orders.on('message', (order: SignOrder) => {
+        pending = pending.then(async () => {
+          if (order.kind === 'pass') await signer.begin(order.pass);
+          else if (order.kind === 'segment') orders.postMessage(await answerTo(order.segment, signer));
+          else resolve();
+        });
+        pending.catch(reject);
+      });
+      // Who gave the orders is gone.
+      orders.on('close', resolve);
+    });
+  } finally {
+    orders.close();
+    signer.close();
+    // Nothing is lost when a connection does not end in peace.
+    await Promise.resolve(attached.close()).catch(() => undefined);
+  }
+}
 
-const { disk, size, blockSize, modules, indexes } = workerData as SignWorkerSetup;
-const signer = new BlockSigner({ disk: attachDisk(disk), size, blockSize, modules, indexes });
-let pending: Promise<void> = Promise.resolve();
-
-port.on('message', (order: SignOrder) => {
-  pending = pending.then(() => obey(order));
-});
-
-async function obey(order: SignOrder): Promise<void> {
-  if (order.kind === 'pass') return signer.begin(order.pass);
-  const { segment } = order;
+async function answerTo(segment: SignSegment, signer: BlockSigner): Promise<SignAnswer> {
   const before = signer.readBytes;
   let error: DriftmapError | null = null;
   try {
@@ -27,12 +42,7 @@ async function obey(order: SignOrder): Promise<void> {
   } catch (cause) {
     error = asOurs(cause);
   }
-  const answer: SignAnswer = {
-    id: segment.id,
-    readBytes: signer.readBytes - before,
-    error: error?.toPlain() ?? null,
-  };
-  port!.postMessage(answer);
+  return { id: segment.id, readBytes: signer.readBytes - before, error: error?.toPlain() ?? null };
 }
 
 function asOurs(cause: unknown): DriftmapError {
