@@ -9,6 +9,7 @@ import { isNbdUrl } from '../lu/nbd/url.ts';
 import type { LivePass } from '../sync/live.ts';
 import type { LiveEnding, OpenLive } from '../sync/live-marks.ts';
 import { parseBitmapSource } from './bitmap-source.ts';
+import { Exit, warn } from './exit.ts';
 
 export interface LiveFlags {
   live?: string;
@@ -87,8 +88,7 @@ export async function openLive(
     throw new DriftmapError('argument', '--resume is run after --quiesce: give both');
   const ending: LiveEnding = {
     ...(liveUntil ?? DEFAULT_UNTIL),
-    quiesce: quiesce === undefined ? undefined : () => run(quiesce, 'quiesce'),
-    resume: resume === undefined ? undefined : () => run(resume, 'resume'),
+    ...pauseOf(quiesce, resume, tell),
     onPass: (pass) => tell(describePass(pass)),
   };
   const { liveFromBitmap, liveFromQemu } = await import('../sync/live-marks.ts');
@@ -112,6 +112,35 @@ export async function openLive(
       },
     );
   return liveFromBitmap(source.image, source.bitmap, ending);
+}
+
+/** What is run around the last pass. */
+function pauseOf(
+  quiesce: string | undefined,
+  resume: string | undefined,
+  tell: (line: string) => void,
+): Pick<LiveEnding, 'quiesce' | 'resume'> {
+  if (quiesce === undefined) return {};
+  let since = 0;
+  return {
+    quiesce: async () => {
+      since = performance.now();
+      await run(quiesce, 'quiesce');
+    },
+    resume: async () => {
+      const seconds = (performance.now() - since) / 1000;
+      try {
+        if (resume !== undefined) await run(resume, 'resume');
+        tell(`the last pass is over: production was quiet for ${seconds.toFixed(2)} s`);
+      } catch (cause) {
+        // The replica is equal all the same: that must not be lost.
+        warn(`production may still be quiet: ${cause instanceof Error ? cause.message : String(cause)}`);
+        process.once('exit', () => {
+          process.exitCode = Exit.trouble;
+        });
+      }
+    },
+  };
 }
 
 function pathOf(disk: string): string {

@@ -21,7 +21,7 @@ import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { MiB } from '../base/units.ts';
 import { inspect, refuseOthers } from './inspect.ts';
 import type { LogicalUnit, UnitExtent, UnitHandle } from './logical-unit.ts';
-import { punchHole, seekData, seekHole } from './posix.ts';
+import { beginWriteback, punchHole, seekData, seekHole } from './posix.ts';
 import { checkRange } from './ranges.ts';
 
 /** Extents of one answer: a caller that wants more asks again. */
@@ -230,6 +230,12 @@ export class FileUnit implements LogicalUnit {
     } catch {
       return true;
     }
+  }
+
+  /** What was written begins to go to the disk, so that a flush has less to wait for. Nothing is durable by it. */
+  beginWriteback(): void {
+    this.checkOpen('write');
+    beginWriteback(this.fd);
   }
 
   flush(): undefined {

@@ -12,13 +12,15 @@ import { MiB } from '../base/units.ts';
 import { parseAddress } from '../disk/address.ts';
 import { openDisk } from '../disk/open.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import { openFileUnit } from '../lu/file-unit.ts';
+import { FileUnit, openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { Cursor } from '../mapping/cursor.ts';
 import { isZero, Kind } from '../mapping/extent-map.ts';
 
 /** Zeros written at a time where a hole cannot be punched, so that the process stays awake. */
 const ZERO_STEP = 64 * MiB;
+/** After so much the system is asked to begin writing it out: a flush stops everything, and waits for all that is left. */
+const WRITEBACK_BYTES = 8 * MiB;
 
 export interface ReplicaDisk {
   readonly disk: VirtualDisk;
@@ -88,6 +90,7 @@ export class DiskWriter {
   private readonly disk: VirtualDisk;
   private readonly unit: LogicalUnit;
   private readonly cursor: Cursor;
+  private unwritten: ByteCount = 0;
 
   private constructor(disk: VirtualDisk, unit: LogicalUnit) {
     this.disk = disk;
@@ -122,6 +125,10 @@ export class DiskWriter {
       if (pending) await pending;
       done += length;
     }
+    this.unwritten += source.length;
+    if (this.unwritten < WRITEBACK_BYTES) return;
+    this.unwritten = 0;
+    if (this.unit instanceof FileUnit) this.unit.beginWriteback();
   }
 
   /** Makes a range read as zeros, and gives its storage back where that is possible. */

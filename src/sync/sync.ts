@@ -13,7 +13,7 @@ import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { defaultWorkers } from '../scan/pool.ts';
-import { scan } from '../scan/scan.ts';
+import { createScanner, type Scanner } from '../scan/scan.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Connection } from '../wire/connection.ts';
 import { MessageType } from '../wire/message-types.ts';
@@ -199,6 +199,36 @@ function changed(consistent: boolean, disk: VirtualDisk, live: LiveProduction | 
 async function syncHere(options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? false);
   const startedAt = performance.now();
+  // Threads start while the disks are opened.
+  const threads = chosen.bySignature ? null : new ScanThreads(createScanner({ workers: options.workers }));
+  try {
+    const result = await openAndSync(options, chosen, threads);
+    return { ...result, seconds: (performance.now() - startedAt) / 1000 };
+  } finally {
+    await threads?.end();
+  }
+}
+
+/** A scanner that is ended once, by whoever is first: while what it found is copied, its threads end. */
+class ScanThreads {
+  readonly scanner: Scanner;
+  private ended: Promise<void> | null = null;
+
+  constructor(scanner: Scanner) {
+    this.scanner = scanner;
+  }
+
+  end(): Promise<void> {
+    this.ended ??= this.scanner.close();
+    return this.ended;
+  }
+}
+
+async function openAndSync(
+  options: SyncOptions,
+  chosen: Chosen,
+  threads: ScanThreads | null,
+): Promise<SyncResult> {
   const origin = await openOrigin(here(options.production), {
     format: options.productionFormat,
     allowOutside: options.allowOutside,
@@ -216,8 +246,8 @@ async function syncHere(options: SyncOptions): Promise<SyncResult> {
         for (const source of options.sources ?? []) sources.push(await openSource(source));
       indexes.push(await openIndexes(options.productionIndex, origin.disk, chosen));
       indexes.push(await openIndexes(options.replicaIndex, target.disk, chosen));
-      const result = await new LocalSession(options, chosen, origin, target, sources, indexes).run();
-      return { ...result, seconds: (performance.now() - startedAt) / 1000 };
+      const local = new LocalSession(options, chosen, origin, target, sources, threads, indexes);
+      return await local.run();
     } finally {
       for (const index of indexes) index.close();
       for (const source of sources) await source.close();
@@ -236,6 +266,7 @@ class LocalSession {
   private readonly sources: readonly OpenSource[];
   /** Of production, and of the replica. */
   private readonly indexes: readonly SessionIndexes[];
+  private readonly threads: ScanThreads | null;
   private readonly totals: SyncTotals;
   private signature: AlgorithmName | 'bytes';
 
@@ -245,8 +276,10 @@ class LocalSession {
     origin: Origin,
     target: Target,
     sources: readonly OpenSource[],
+    threads: ScanThreads | null,
     indexes: readonly SessionIndexes[],
   ) {
+    this.threads = threads;
     this.indexes = indexes;
     this.options = options;
     this.chosen = chosen;
@@ -332,8 +365,8 @@ class LocalSession {
 
   /** Byte by byte, or by indexes, by a scan's threads, where both disks have one size and nothing is placed by signature. */
   private async compare(): Promise<FirstComparison> {
-    const { options, chosen, origin, target, totals } = this;
-    if (chosen.bySignature || origin.disk.size !== target.disk.size) return target.compare;
+    const { options, chosen, origin, target, totals, threads } = this;
+    if (threads === null || origin.disk.size !== target.disk.size) return target.compare;
     const { blockSize } = chosen;
     const [productionIndex, replicaIndex] = this.indexes.map((one) => one.list);
     // Bytes are compared faster than signatures are made; with an index nothing is made.
@@ -351,7 +384,7 @@ class LocalSession {
     let told = 0;
     const onPartial = ({ marks: found, coverage: settled, header: { signature } }: SyncBitmap) =>
       target.notes?.note({ found, settled }, marks ?? null, signature, true);
-    const result = await scan({
+    const result = await threads.scanner.scan({
       onPartial,
       production: origin.disk,
       replica: target.disk,
@@ -361,13 +394,13 @@ class LocalSession {
       productionIndex,
       replicaIndex,
       within,
-      workers: options.workers,
       signal: options.signal,
       onProgress: ({ doneBytes }) => {
         totals.add(doneBytes - told);
         told = doneBytes;
       },
     });
+    threads.end().catch(() => undefined);
     totals.comparedBytes = result.comparedBytes + result.skippedBytes;
     this.signature = byIndex ? 'blake3' : 'bytes';
     const { keeper } = target;

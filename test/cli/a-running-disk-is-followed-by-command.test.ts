@@ -58,6 +58,13 @@ describeWith(['qemu-storage-daemon', 'qemu-img', 'qemu-io'], 'sync of a disk tha
     expect([run.status, run.stdout]).toEqual([2, '']);
     expect(run.stderr).toContain('the command of --quiesce ended with status 3');
     expect(driftmap(['state', replica]).status).toBe(1);
+    // One that cannot be made to go on: the replica is equal, and the user is told.
+    const args = ['--quiesce', 'true', '--resume', 'exit 4', '--json'];
+    const stuck = driftmap(['sync', qemu.url, replica, '--qmp', qemu.monitor, ...args]);
+    expect(stuck.status).toBe(2);
+    expect(stuck.stderr).toMatch(/production may still be quiet: .*--resume ended with status 4/);
+    expect(JSON.parse(stuck.stdout)).toMatchObject({ consistent: true });
+    expect(driftmap(['state', replica]).status).toBe(0);
     await qemu.stop();
   });
 });

@@ -1,11 +1,18 @@
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { PassThrough, Writable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { openDisk } from '../../src/disk/open.ts';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
 import { buildIndex } from '../../src/scan/index-build.ts';
 import { type CompareResult, compareSites, verify } from '../../src/sync/compare-sites.ts';
+import { ProductionSession } from '../../src/sync/production-session.ts';
+import { SyncTotals } from '../../src/sync/progress.ts';
+import { infoOf, ReplicaSession } from '../../src/sync/replica-session.ts';
+import { openIndexes } from '../../src/sync/session-indexes.ts';
 import { sync } from '../../src/sync/sync.ts';
+import { Connection } from '../../src/wire/connection.ts';
+import type { Transport } from '../../src/wire/transport.ts';
 import { temporary } from '../tools.ts';
 import { changed, fileOf, KiB, MiB, noise, sameFiles } from './disks.ts';
 import { testServer } from './server.ts';
@@ -58,6 +65,73 @@ describe('two equal disks of 1 TiB', () => {
     const other = await compareSites({ ...common, replica: far, productionIndex: [ia] });
     expect([...other.bitmap.runs()]).toEqual([{ start: 150 * 65536 + 1, end: 150 * 65536 + 2 }]);
     expect(other.sentBytes + other.receivedBytes).toBeLessThan(96 * KiB);
+  });
+});
+
+/** Two ends whose bytes cross only when neither has said anything for a while; counts the crossings. */
+function stepped() {
+  const count = { crossings: 0 };
+  const ends = [new PassThrough(), new PassThrough()] as const;
+  const staged: [Buffer[], Buffer[]] = [[], []];
+  let last = performance.now();
+  const timer = setInterval(() => {
+    if (performance.now() - last < 400 || staged[0].length + staged[1].length === 0) return;
+    count.crossings++;
+    for (const [i, end] of ends.entries()) for (const bytes of staged[i]!.splice(0)) end.write(bytes);
+  }, 20);
+  const transport = (mine: 0 | 1): Transport => {
+    const writable = new Writable({
+      write(chunk, _, done) {
+        last = performance.now();
+        staged[mine].push(Buffer.from(chunk));
+        done();
+      },
+    });
+    const readable = ends[mine === 0 ? 1 : 0];
+    const destroy = () => {
+      clearInterval(timer);
+      readable.end();
+    };
+    return { name: '<stepped>', readable, writable, secure: true, binding: null, destroy };
+  };
+  return { count, transports: [transport(0), transport(1)] as const };
+}
+
+describe('a far site', () => {
+  it('is agreed with in one round trip, however many windows there are', async () => {
+    const seeds = Array.from({ length: 200 }, (_, i) => i + 1);
+    const paths = [sparse(TiB, seeds), sparse(TiB, seeds)];
+    const [a, b] = await Promise.all(paths.map((path) => openDisk(path, { format: 'raw' })));
+    const session = { blockSize: BLOCK, signature: 'blake3' } as const;
+    const indexes = [
+      await openIndexes([await indexOf(paths[0]!)], a!, session),
+      await openIndexes([await indexOf(paths[1]!)], b!, session),
+    ];
+    const { count, transports } = stepped();
+    const [there, here] = transports.map((transport) => new Connection(transport)) as [
+      Connection,
+      Connection,
+    ];
+    const open = { ...session, job: 'scan', bySignature: false } as const;
+    const totals = () => new SyncTotals(() => 0, undefined);
+    const production = new ProductionSession({
+      ...{ connection: there, disk: a!, open, codec: null, compression: 'never', workers: 0 },
+      ...{ totals: totals(), indexes: indexes[0]!.side },
+    });
+    const compare = { what: 'all' } as const;
+    const replica = new ReplicaSession({
+      ...{ connection: here, disk: b!, production: infoOf(a!), size: TiB, open, workers: 0, compare },
+      ...{ totals: totals(), warnings: [], indexes: indexes[1]!.side },
+    });
+    there.trust();
+    here.trust();
+    await Promise.all([production.run(), replica.run()]);
+    expect(production.bitmap!.count).toBe(0);
+    // ready; compare and all tops; equal: they agree. Then compared and finish; finished.
+    expect(count.crossings).toBeLessThanOrEqual(5);
+    await Promise.all([there.close(), here.close()]);
+    for (const index of indexes) index.close();
+    await Promise.all([a!.close(), b!.close()]);
   });
 });
 

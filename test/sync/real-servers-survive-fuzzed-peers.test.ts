@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { connect as connectSocket } from 'node:net';
+import { type AddressInfo, connect as connectSocket, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -245,6 +245,93 @@ describe('a server over TCP', () => {
       const gone = new Promise((resolve) => child.once('exit', resolve));
       child.kill('SIGTERM');
       expect(await Promise.race([gone, pause(35_000, 'still there')])).toBe(0);
+    },
+    (FUZZ_SECONDS + 90) * 1000,
+  );
+});
+
+/** Passes frames on, and changes the payload of one of them, with a checksum that is right. */
+function changeOne(from: Socket, to: Socket, random: Random, at: number): void {
+  let rest = Buffer.alloc(0);
+  let count = 0;
+  from.on('data', (more) => {
+    rest = Buffer.concat([rest, more]);
+    while (rest.length >= 16) {
+      const length = rest.readUInt32LE(0);
+      if (rest.length < 16 + length) return;
+      const frame = rest.subarray(0, 16 + length);
+      rest = rest.subarray(16 + length);
+      if (count++ !== at) {
+        to.write(frame);
+        continue;
+      }
+      let payload = Buffer.from(frame.subarray(16));
+      for (let i = 0; payload.length > 0 && i < 1 + random() * 3; i++)
+        payload[Math.floor(random() * Math.min(payload.length, 60))]! ^= 1 << Math.floor(random() * 8);
+      if (random() < 0.2) payload = payload.subarray(0, Math.floor(random() * payload.length));
+      if (random() < 0.1) payload = Buffer.concat([payload, noise(1 + Math.floor(random() * 40), 3)]);
+      const type = random() < 0.85 ? frame.readUInt16LE(4) : pick(random, Object.values(MessageType));
+      to.write(encodeFrameHead(type, frame.readUInt32LE(8), [payload]));
+      to.write(payload);
+    }
+  });
+  from.on('end', () => to.end());
+  from.on('close', () => to.destroy());
+}
+
+/** A way to a server on which one frame is changed, in one direction. */
+async function changingWay(port: number, random: Random): Promise<{ port: number; close(): Promise<void> }> {
+  const [outward, at] = [random() < 0.6, Math.floor(random() * 24)];
+  const server = createServer((client) => {
+    const onward = connectSocket(port, '127.0.0.1');
+    for (const socket of [client, onward]) socket.on('error', () => undefined);
+    changeOne(client, onward, random, outward ? at : -1);
+    changeOne(onward, client, random, outward ? -1 : at);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const close = () => new Promise<void>((resolve) => server.close(() => resolve()));
+  return { port: (server.address() as AddressInfo).port, close };
+}
+
+describe('an honest session of which one frame is changed on its way', () => {
+  it(
+    'ends on both sides, well or with an error of ours, and reaches nothing else',
+    async () => {
+      const { child, port, log } = await startServer();
+      const latest = performance.now() + FUZZ_SECONDS * 1000;
+      const own = join(outside, 'own.raw');
+      const ended = { well: 0, badly: 0 };
+      for (let seed = SEED + 2000; performance.now() < latest || ended.badly === 0; seed++) {
+        const random = randomOf(seed);
+        const way = await changingWay(port, random);
+        const address = (name: string) => `driftmap://127.0.0.1:${way.port}/${name}`;
+        writeFileSync(own, changed(bytes, [1, 2, 3, 9, 30]));
+        const common = { token, workers: 0, signal: AbortSignal.timeout(20_000), full: true } as const;
+        const sides = { production: own, replica: address('vm'), adopt: true, discard: true } as const;
+        const refine = random() < 0.3 ? 4096 : undefined;
+        const session = pick(random, [
+          () => sync({ ...common, ...sides, refine }),
+          () => sync({ ...common, ...sides, bySignature: false, refine }),
+          () => sync({ ...common, production: address('kept'), replica: own, adopt: true }),
+          () => verify({ ...common, production: address('kept'), replica: own }),
+          () => verify({ ...common, production: own, replica: address('kept') }),
+        ]);
+        const result = await session().catch((error) => error);
+        await way.close();
+        if (result instanceof Error) {
+          expect(result, `seed ${seed}`).toBeInstanceOf(DriftmapError);
+          const { kind, message } = result as DriftmapError;
+          expect(['internal', 'aborted', 'worker'], `seed ${seed}: ${message}`).not.toContain(kind);
+          ended.badly++;
+        } else ended.well++;
+        expect(child.exitCode, `seed ${seed}: ${log()}`).toBe(null);
+        expect(log().match(bugs)?.[0], `seed ${seed}: ${log().slice(-600)}`).toBe(undefined);
+      }
+      expect(ended.badly).toBeGreaterThan(0);
+      expectNothingBeyondTheGrant();
+      const memory = peakMemory(child.pid!);
+      if (memory !== null) expect(memory / MiB).toBeLessThan(700);
+      child.kill('SIGTERM');
     },
     (FUZZ_SECONDS + 90) * 1000,
   );
