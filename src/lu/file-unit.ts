@@ -13,6 +13,7 @@ import {
   readSync,
   statfsSync,
   statSync,
+  write as writeLater,
   writeSync,
 } from 'node:fs';
 import { DriftmapError, systemError } from '../base/errors.ts';
@@ -72,6 +73,13 @@ function openDirect(path: string, fd: number): number | null {
 /** The same open file in another thread; closing it there closes nothing. */
 export function attachFileUnit(handle: Extract<UnitHandle, { kind: 'file' }>): FileUnit {
   return new FileUnit({ ...handle, owned: false });
+}
+
+/** @returns how many bytes were taken */
+function writePart(fd: number, part: Uint8Array, offset: ByteOffset): Promise<number> {
+  return new Promise((resolve, reject) => {
+    writeLater(fd, part, 0, part.length, offset, (error, count) => (error ? reject(error) : resolve(count)));
+  });
 }
 
 interface FileUnitParts {
@@ -194,16 +202,38 @@ export class FileUnit implements LogicalUnit {
       const count = this.call('write', offset + done, most, () =>
         writeSync(this.fd, source, done, most, offset + done),
       );
-      if (count === 0) {
-        throw new DriftmapError('io', 'write failed: the system took no byte of it', {
+      if (count === 0) throw this.tookNothing(offset + done, most);
+      done += count;
+    }
+  }
+
+  /**
+   * As `write`, on another thread: this one is free meanwhile. `source` must not be changed before it is done, and
+   * the unit not closed.
+   */
+  async writeAside(offset: ByteOffset, source: Uint8Array): Promise<void> {
+    this.checkWrite({ offset, length: source.length }, 'write');
+    for (let done = 0; done < source.length; ) {
+      const most = Math.min(source.length - done, MAX_IO_BYTES);
+      let count: number;
+      try {
+        count = await writePart(this.fd, source.subarray(done, done + most), offset + done);
+      } catch (cause) {
+        throw systemError(cause, {
           path: this.name,
           offset: offset + done,
           length: most,
           operation: 'write',
         });
       }
+      if (count === 0) throw this.tookNothing(offset + done, most);
       done += count;
     }
+  }
+
+  private tookNothing(offset: ByteOffset, length: ByteCount): DriftmapError {
+    const reason = 'write failed: the system took no byte of it';
+    return new DriftmapError('io', reason, { path: this.name, offset, length, operation: 'write' });
   }
 
   zero({ offset, length }: ByteRange): undefined {

@@ -8,7 +8,7 @@ import { statSync, truncateSync } from 'node:fs';
 import { extname } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
-import { MiB } from '../base/units.ts';
+import { KiB, MiB } from '../base/units.ts';
 import { parseAddress } from '../disk/address.ts';
 import { openDisk } from '../disk/open.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
@@ -21,6 +21,8 @@ import { isZero, Kind } from '../mapping/extent-map.ts';
 const ZERO_STEP = 64 * MiB;
 /** After so much the system is asked to begin writing it out: a flush stops everything, and waits for all that is left. */
 const WRITEBACK_BYTES = 8 * MiB;
+/** Less is written before another thread is awake. */
+const LEAST_ASIDE_BYTES = 128 * KiB;
 
 export interface ReplicaDisk {
   readonly disk: VirtualDisk;
@@ -115,13 +117,19 @@ export class DiskWriter {
   /**
    * Writes all of it, or throws: `unsupported` where the image has no place for it (nothing of that extent is
    * written then), and what the unit throws.
+   * @param aside a file is written on another thread: while it is, this one can look after its connection
    */
-  async write(offset: ByteOffset, source: Uint8Array): Promise<void> {
+  async write(offset: ByteOffset, source: Uint8Array, aside = false): Promise<void> {
     this.checkSize();
     for (let done = 0; done < source.length; ) {
       const { place, length } = this.placeAt(offset + done, source.length - done);
       if (place === null) throw this.noPlace(offset + done, length);
-      const pending = this.unit.write(place, source.subarray(done, done + length));
+      const { unit } = this;
+      const part = source.subarray(done, done + length);
+      const pending =
+        aside && length >= LEAST_ASIDE_BYTES && unit instanceof FileUnit
+          ? unit.writeAside(place, part)
+          : unit.write(place, part);
       if (pending) await pending;
       done += length;
     }

@@ -413,7 +413,7 @@ export class ReplicaSession {
     if (encoding === Encoding.zero) {
       await writer.zero({ offset, length });
       totals.zeroBytes += length;
-    } else await writer.write(offset, unpack(data));
+    } else await writer.write(offset, unpack(data), true);
     keeper.wrote({ offset, length });
     connection.recycle(frame);
     totals.sentBytes += length;
