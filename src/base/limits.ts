@@ -371,3 +371,95 @@ export const JOURNAL_MAX_DISKS = 1024;
 export const JOURNAL_MAX_SEGMENTS = 1_048_576;
 /** The file that describes a group: names and identities of its disks. */
 export const JOURNAL_MAX_GROUP_BYTES = 1 * MiB;
+// The splitter and its stream
+/** Writes of one message of the stream: with their entries it still fits a frame, and the replica appends it in a millisecond. */
+export const STREAM_MAX_WRITES = 2048;
+/** Data of one message of the stream: a frame's, less its entries. A larger write becomes several. */
+export const STREAM_MAX_DATA_BYTES = 1 * MiB;
+/** Zeros of one write of the stream. */
+export const STREAM_MAX_ZERO_BYTES = 1 * GiB;
+/** Messages that wait to be sent or acknowledged: 64 MiB of data, half a second of a fast disk; then writes are marked. */
+export const STREAM_QUEUE_MESSAGES = 64;
+/** What resynchronization puts into the queue at a time: the rest of it is the guest's. */
+export const STREAM_COPY_MESSAGES = 16;
+/** Blocks of one probe: half a millisecond of hashing in blocks of 64 KiB, which is what a guest may wait behind it. */
+export const STREAM_PROBE_BLOCKS = 8;
+/** Blocks of one probe for zeros, which are looked up rather than read: a gigabyte in blocks of 64 KiB. */
+export const STREAM_PROBE_ZERO_BLOCKS = 16_384;
+/** Probes that wait for answers. */
+export const STREAM_MAX_PROBES = 16;
+/** Data that the replica has appended and that is not durable: past it the stream is not read. */
+export const STREAM_MAX_STAGED_BYTES = 32 * MiB;
+/** A question that production passes on to the replica, and its answer: lists of points and snapshots. */
+export const STREAM_MAX_ANSWER_BYTES = 512 * KiB;
+/** Regions of one disk's write intents: a bit and eight bytes of memory each. */
+export const INTENT_MAX_REGIONS = 1_048_576;
+/** The least region: what is compared after a crash for each place that was being written to. */
+export const INTENT_MIN_REGION_BYTES = 4 * MiB;
+/** The table of disks in a file of write intents: names and identities. */
+export const INTENT_MAX_TABLE_BYTES = 1 * MiB;
+// protect/group, protect/replica
+/** A group's file: a thousand disks with long paths. */
+export const GROUP_MAX_FILE_BYTES = 1 * MiB;
+/** What a replica knows of itself: a generation of each of a thousand disks. */
+export const REPLICA_STATE_BYTES = 1 * MiB;
+/** Appended bytes that the disks have not taken: then the stream is read no further until they have taken some. */
+export const REPLICA_MAX_LAG_BYTES = 4 * GiB;
+/** Lag from which the disks follow at once; less waits for company, so that what is overwritten again is written once. */
+export const REPLICA_APPLY_BYTES = 32 * MiB;
+/** Free space of the journal's storage from which it is tried again after it was full. */
+export const REPLICA_MIN_FREE_BYTES = 64 * MiB;
+/** Blocks of one probe: 128 MiB in blocks of 64 KiB, a tenth of a second of signing. */
+export const REPLICA_PROBE_BLOCKS = 2048;
+/** What is saved of a disk, at a time, before somebody writes to it. */
+export const UNDO_LOG_BLOCK = 64 * KiB;
+/** A control request: a name, a time, an address. */
+export const CONTROL_MAX_BODY_BYTES = 64 * KiB;
+/** A control answer that a command reads: the points of a journal with a hundred thousand bookmarks. */
+export const CONTROL_MAX_ANSWER_BYTES = 64 * MiB;
+/** Control requests at a time: accesses and rolls hold theirs for long. */
+export const CONTROL_MAX_CONNECTIONS = 64;
+/** A control request must have come whole within this. */
+export const CONTROL_REQUEST_MS = 10_000;
+// Snapshots in an object store
+/**
+ * Blocks of a repository, unless its maker says otherwise. A store asks the same price for every request: 1 TiB in
+ * blocks of 256 KiB takes four million, of 64 KiB sixteen; and a database's scattered pages of 8 KiB make so much be
+ * sent for each, with blocks of 1 MiB four times as much.
+ */
+export const DEFAULT_SNAPSHOT_BLOCK_SIZE = 256 * KiB;
+/** Below it, names take a hundredth of what they name. */
+export const MIN_SNAPSHOT_BLOCK_SIZE = 4 * KiB;
+/** What a virtual machine is made of, as its hypervisor describes it: kilobytes; it is kept in every manifest. */
+export const SNAPSHOT_MAX_CONFIGURATION_BYTES = 1 * MiB;
+/** One manifest: the configuration, and a thousand disks. */
+export const SNAPSHOT_MAX_MANIFEST_BYTES = 8 * MiB;
+/** Names that begin a disk's tree: 16 PiB in blocks of 256 KiB. */
+export const SNAPSHOT_MAX_ROOTS = 65_536;
+/** Names of objects that one run of taking a snapshot remembers: 64 MiB; of others the store is asked. */
+export const SNAPSHOT_KNOWN_NAMES = 3_000_000;
+/** Names of objects that pruning and verifying hold in memory: a gigabyte; 12 TiB of different blocks of 256 KiB. */
+export const SNAPSHOT_MAX_NAMES = 48_000_000;
+/** Data of blocks on their way to or from a store: 16 connections with 1 MiB each, four times over. */
+export const SNAPSHOT_BYTES_IN_FLIGHT = 64 * MiB;
+/** Connections to a store, at most: more than any store answers faster with. */
+export const SNAPSHOT_MAX_CONNECTIONS = 256;
+/** Questions to a store, one by one, whether it has an object; then all names are listed, a thousand an answer. */
+export const SNAPSHOT_LOOKUPS = 512;
+/** Names of one list of garbage: 2 MiB. */
+export const SNAPSHOT_LIST_NAMES = 65_536;
+/** Pages of names that a snapshot's disk keeps: 8 MiB, the names of 64 GiB in blocks of 256 KiB. */
+export const SNAPSHOT_PAGES_KEPT = 256;
+/** A draft of an upload that nobody renewed for so long is of one that died; uploads renew theirs every hour. */
+export const SNAPSHOT_DRAFT_DAYS = 7;
+/** Lists of garbage that one run of pruning sweeps: 67 million objects. */
+export const SNAPSHOT_MAX_LISTS = 1024;
+// Object stores
+/** A key: half of what S3 allows, so that a prefix fits before it, and below every file system's path. */
+export const STORE_MAX_KEY_BYTES = 512;
+/** An object: it is held in memory whole. A block and its head take 17 MiB at most; lists of names may take more. */
+export const STORE_MAX_OBJECT_BYTES = 256 * MiB;
+/** Files whose sizes are asked at a time: more do not make it faster on four threads of file operations. */
+export const STORE_STATS_AT_ONCE = 64;
+/** A file aside is a killed put's after this: no living put takes an hour for one object. */
+export const STORE_LEFTOVER_SECONDS = 3600;

@@ -115,7 +115,7 @@ async function runExport(disks: string[], options: ExportCommandOptions): Promis
 }
 
 /** A signal ends the serving in peace; a second one ends the process. */
-function stopped(): Promise<void> {
+export function stopped(): Promise<void> {
   return new Promise((resolve) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve());
   });
@@ -181,19 +181,19 @@ async function loadBitmaps(options: readonly string[]): Promise<Map<string, NbdB
 }
 
 /** `NAME=DISK`; without a name the last part of the path is one. A URL may hold an equals sign of its own. */
-function split(text: string): { readonly name: string; readonly disk: string } {
+export function split(text: string): { readonly name: string; readonly disk: string } {
   const match = /^([^=/:]+)=(.+)$/s.exec(text);
   if (match !== null) return { name: match[1]!, disk: match[2]! };
   const [path] = text.split('?');
   return { name: path!.slice(path!.lastIndexOf('/') + 1), disk: text };
 }
 
-function isLocal(listen: NbdListen): boolean {
+export function isLocal(listen: NbdListen): boolean {
   if ('socket' in listen) return true;
   return ['localhost', '127.0.0.1', '::1', undefined].includes(listen.host);
 }
 
-function readAddress(text: string): NbdListen {
+export function readAddress(text: string): NbdListen {
   const match = /^(?:(\[[^\]]+\]|[^:[\]]*):)?(\d{1,5})$/.exec(text);
   const port = Number(match?.[2] ?? Number.NaN);
   if (match === null || port > 65535) throw new InvalidArgumentError('Expected HOST:PORT, :PORT or PORT.');

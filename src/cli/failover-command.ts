@@ -1,4 +1,4 @@
-/** `driftmap failover REPLICA` and `driftmap state REPLICA` */
+/** `driftmap failover REPLICA|GROUP` and `driftmap state REPLICA` */
 
 import type { Command } from 'commander';
 import { DriftmapError } from '../base/errors.ts';
@@ -10,6 +10,7 @@ import { paint, print, printable } from './terminal.ts';
 
 interface StateFlags {
   state?: string;
+  at?: string;
   force?: boolean;
   json?: boolean;
 }
@@ -19,11 +20,12 @@ export function defineFailover(program: Command): void {
     .command('failover')
     .summary('make a replica the production side')
     .description(
-      'Says that this replica is production from now on: a sync over it is refused, and one from it back to the old production sends only what changed since.',
+      'Says that this replica is production from now on: a sync over it, or a stream to it, is refused. Of a group, all disks are brought to one point first.',
     )
-    .argument('<replica>', 'a disk here that `driftmap sync` made')
-    .option('--state <file>', 'its state file (default: REPLICA.driftstate)')
-    .option('--force', 'take it although it is not consistent')
+    .argument('<replica>', "a disk here that `driftmap sync` made, or a group's file")
+    .option('--at <point>', "of a group: a time, a bookmark, a sequence (default: 'latest')")
+    .option('--state <file>', "a disk's state file (default: REPLICA.driftstate)")
+    .option('--force', 'take it although it is not consistent, or although production still streams to it')
     .option('--json', 'print the new state as one JSON object')
     .addHelpText(
       'after',
@@ -33,6 +35,10 @@ Example: the production site is lost, its VM is started here, and later goes bac
   driftmap sync replica.raw ssh://production.example/srv/vm.raw     as often as you like, then stop the VM
   driftmap sync replica.raw ssh://production.example/srv/vm.raw     once more
   ssh production.example driftmap failover /srv/vm.raw              and start the VM there
+
+Of a group (docs/PROTECTION.md), and back by 'driftmap failback':
+  driftmap failover web.json
+  driftmap failover web.json --at 14:02:07
 ${explainExits}`,
     )
     .action(runFailover);
@@ -51,6 +57,17 @@ export function defineState(program: Command): void {
 }
 
 async function runFailover(replica: string, flags: StateFlags): Promise<void> {
+  const { looksLikeGroupFile } = await import('../protect/group/group-file.ts');
+  if (looksLikeGroupFile(replica)) {
+    if (flags.state !== undefined)
+      throw new DriftmapError('argument', "--state is for a disk: a group's state is in its journal");
+    const { failOverGroup } = await import('./failback-command.ts');
+    return failOverGroup(replica, flags);
+  }
+  if (flags.at !== undefined)
+    throw new DriftmapError('argument', '--at is for a group: a disk has no points in time', {
+      path: replica,
+    });
   const { failover } = await import('../sync/failover.ts');
   const state = await failover({ replica, state: flags.state, force: flags.force });
   await print(flags.json ? asJson(state) : describe(replica, state));

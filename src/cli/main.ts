@@ -3,6 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { defineAccess } from './access-command.ts';
 import { defineBench } from './bench-command.ts';
 import { defineBitmap } from './bitmap-command.ts';
 import { defineCompletion } from './completion-command.ts';
@@ -11,14 +12,20 @@ import { defineDisks } from './disks-command.ts';
 import { Exit, explainExits, fail } from './exit.ts';
 import { defineExplain } from './explain-command.ts';
 import { defineExport } from './export-command.ts';
+import { defineFailback } from './failback-command.ts';
 import { defineFailover, defineState } from './failover-command.ts';
 import { defineIndex } from './index-command.ts';
 import { defineInfo } from './info-command.ts';
 import { defineMap } from './map-command.ts';
+import { defineBookmark, definePoints, defineRoll } from './points-command.ts';
+import { defineProtect } from './protect-command.ts';
+import { defineReplica } from './replica-command.ts';
+import { defineRestore } from './restore-command.ts';
 import { defineScan } from './scan-command.ts';
 import { defineServe } from './serve-command.ts';
 import { defineSignatures } from './signatures-command.ts';
 import { defineSnapshot } from './snapshot-command.ts';
+import { defineSnapshots } from './snapshots-command.ts';
 import { defineSync } from './sync-command.ts';
 import { surviveClosedPipe } from './terminal.ts';
 import { defineVerify } from './verify-command.ts';
@@ -62,6 +69,7 @@ for (const define of [
   defineIndex,
   defineBitmap,
   defineSnapshot,
+  defineSnapshots,
   defineExport,
   defineDemo,
   defineBench,
@@ -71,6 +79,14 @@ for (const define of [
   defineServe,
   defineState,
   defineFailover,
+  definePoints,
+  defineBookmark,
+  defineRoll,
+  defineAccess,
+  defineFailback,
+  defineRestore,
+  defineProtect,
+  defineReplica,
   defineCompletion,
 ])
   define(program);

@@ -10,7 +10,8 @@ import { crc32 as nativeCrc32 } from 'node:zlib';
  * is no defence against forgery. `before` is the checksum of the bytes that come before these.
  */
 export function checksum(bytes: Uint8Array, before = 0): number {
-  return nativeCrc32(bytes, before);
+  // Of no bytes in memory that is nowhere, zlib says 0, whatever came before.
+  return bytes.length === 0 ? before : nativeCrc32(bytes, before);
 }
 
 /** The polynomial of CRC-32C, bits reversed. */

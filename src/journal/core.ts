@@ -64,6 +64,7 @@ export class Core {
     this.high = position.high;
     this.lowTime = position.time;
     this.lowSuspended = position.suspended;
+    this.lowSuspended = position.suspended;
     this.disks = group.disks.map(() => null);
     this.numbers = new Map(group.disks.map(({ name }, number) => [name, number]));
   }
@@ -187,6 +188,7 @@ export class Core {
     const position = this.positionAt(low, high, cut);
     savePosition(this.place.folder, position);
     this.lowTime = position.time;
+    this.lowSuspended = position.suspended;
   }
 
   /** The same, without holding up the thread. Of whoever rolls: nobody else may save one meanwhile. */
@@ -194,6 +196,7 @@ export class Core {
     const position = this.positionAt(low, high, null);
     await savePositionAside(this.place.folder, position);
     this.lowTime = position.time;
+    this.lowSuspended = position.suspended;
   }
 
   private positionAt(low: Sequence, high: Sequence, cut: Sequence | null): Position {
@@ -213,7 +216,13 @@ export class Core {
     for (const stream of [this.undo, this.redo]) {
       const index = stream.indexOf(sequence);
       const segment = stream.segments[index];
-      if (segment === undefined) continue;
+      if (segment === undefined) {
+        const after = stream.segments[stream.indexOf(sequence + 1)];
+        if (after !== undefined && after.first === sequence + 1) return after.suspendedBefore;
+        if (stream.segments.length === 0 && stream.beginning.next === sequence + 1)
+          return stream.beginning.suspended;
+        continue;
+      }
       const mark = segment.notables.findLast(
         ({ record }) => record.sequence <= sequence && isConsistencyMark(record.kind),
       );

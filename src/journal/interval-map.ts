@@ -91,6 +91,7 @@ export class IntervalMap implements Intervals {
   }
 
   each(start: ByteOffset, end: ByteOffset, visit: Visit): void {
+    if (end <= start) return;
     for (let c = this.chunkAt(start); c < this.chunks.length; c++) {
       const { starts, ends, places, heads, count } = this.chunks[c]!;
       for (let i = firstEndingAfter(ends, count, start); i < count; i++) {
@@ -241,6 +242,7 @@ export class FlatMap implements Intervals {
   }
 
   each(start: ByteOffset, end: ByteOffset, visit: Visit): void {
+    if (end <= start) return;
     const { starts, ends, places, heads, count } = this;
     for (let i = firstEndingAfter(ends, count, start); i < count; i++) {
       const from = starts[i]!;

@@ -96,6 +96,10 @@ export class Journal {
   get path(): string {
     return this.core.path;
   }
+  /** Names this journal among all others: 32 hexadecimal digits. */
+  get id(): string {
+    return this.core.group.journal;
+  }
 
   state(): JournalState {
     const { redo, undo, low, high } = this.core;
@@ -238,6 +242,12 @@ export class Journal {
     });
   }
 
+  /** What the clock read at the last write up to a sequence that is there, in milliseconds since 1970. */
+  timeOf(sequence: Sequence): Time {
+    this.checkOpen('points');
+    return this.core.timeOf(sequence);
+  }
+
   points(): Points {
     return listPoints(this.core);
   }
@@ -313,6 +323,17 @@ export class Journal {
       view.close();
       throw error;
     }
+  }
+
+  /**
+   * A disk with all that is durable of what was appended, whether or not that is a point: for comparing. Close it.
+   * @throws DriftmapError `argument` when the disk is not attached
+   */
+  newest(disk: string): LogicalUnit {
+    this.checkOpen('view');
+    const number = this.core.diskNumber(disk);
+    this.core.disk(number);
+    return new ViewUnit(this.core, number, this.state().last);
   }
 
   /** Ranges of a disk that were written between two points, by the journal alone; they may overlap. */

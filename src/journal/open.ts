@@ -35,6 +35,8 @@ export interface NewJournal {
   }[];
   /** Data of one segment file, after which the next begins; 128 MiB by default. */
   readonly segmentBytes?: ByteCount;
+  /** The disks are no moment of the production's until `resume` says so; false by default. */
+  readonly suspended?: boolean;
 }
 
 export interface JournalOptions {
@@ -55,7 +57,7 @@ export interface JournalOptions {
  */
 export async function createJournal(
   at: string | JournalFolder,
-  { group, disks, segmentBytes = JOURNAL_SEGMENT_BYTES }: NewJournal,
+  { group, disks, segmentBytes = JOURNAL_SEGMENT_BYTES, suspended = false }: NewJournal,
   options: JournalOptions = {},
 ): Promise<Journal> {
   const description: Group = {
@@ -73,7 +75,7 @@ export async function createJournal(
     });
   }
   const time = clockOf(options)();
-  savePosition(folder, { low: 0, high: 0, durableDo: 0, durableUndo: 0, time, suspended: false, cut: null });
+  savePosition(folder, { low: 0, high: 0, durableDo: 0, durableUndo: 0, time, suspended, cut: null });
   // Last: a folder without it is no journal.
   saveGroup(folder, description);
   return openJournal(folder, options);

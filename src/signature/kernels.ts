@@ -9,7 +9,7 @@ import { DriftmapError } from '../base/errors.ts';
 import { KERNEL_SCRATCH_BYTES } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import type { SignatureAlgorithm } from './algorithm.ts';
-import { nh128Signer } from './nh128.ts';
+import { type KeyedBlake3Kernel, nh128Signer } from './nh128.ts';
 import type { Signer } from './signer.ts';
 
 export const kernelNames = ['blake3', 'blocks', 'nh', 'xxh3'] as const;
@@ -27,6 +27,9 @@ type HashFunction = (
   out: number,
   scratch: number,
 ) => void;
+
+/** Of scratch, for a key. */
+const KEY_ROOM = 64;
 
 export class Kernels {
   private readonly modules: KernelModules;
@@ -69,6 +72,17 @@ export class Kernels {
       algorithm,
       sign: (pointer, blockLength, count, out) => hash(pointer, blockLength, count, out, scratch),
     };
+  }
+
+  /**
+   * BLAKE3 in keyed mode of `count` adjoining inputs of `length` bytes, to `out`, 32 bytes each: a pseudo-random
+   * function of whoever has the key (32 bytes).
+   */
+  keyedBlake3(key: Uint8Array, pointer: number, length: ByteCount, count: number, out: number): void {
+    if (key.length !== 32) throw new DriftmapError('argument', 'keyed BLAKE3 needs a key of 32 bytes');
+    const { hash_keyed: hash } = this.instance('blake3').exports as unknown as KeyedBlake3Kernel;
+    new Uint8Array(this.memory.buffer).set(key, this.scratch);
+    hash(pointer, length, count, out, this.scratch, this.scratch + KEY_ROOM);
   }
 
   /** `flags[i]` becomes 1 where block i is all zero, else 0; returns how many are. */

@@ -6,7 +6,7 @@
 import type { ByteCount } from '../base/units.ts';
 
 export interface StoreOptions {
-  /** Ends what is under way with an `aborted` error. */
+  /** Ends what is under way with an `aborted` error; what a put has stored by then is whole or not there. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -17,18 +17,33 @@ export interface StoredObject {
   readonly modified: number;
 }
 
-/** Keys are ASCII: letters, digits, `-`, `_`, `.`, and `/` between parts; at most 512 bytes; no part begins with a dot. */
+/**
+ * Keys are ASCII: letters, digits, `-`, `_`, `.`, and `/` between parts; at most 512 bytes; no part begins with a dot or
+ * is longer than 255. No key is also the folder of another (`a` and `a/b`): S3 could, a file system cannot.
+ *
+ * Any number of calls may be under way at once. Every error is a DriftmapError whose path is the object's:
+ * `not-found` (the object, the bucket, the folder, the host), `permission`, `io` (a store that is full, failing or
+ * silent, after all attempts), `argument` (a key that is none), `limit` (an object larger than
+ * `STORE_MAX_OBJECT_BYTES`), `aborted`. None of them shows a credential.
+ */
 export interface ObjectStore {
-  /** For people and errors. */
+  /** For people and errors: the address without anything secret. */
   readonly name: string;
-  /** Whole or not at all: nobody ever reads a part. Replaces what has the key. Durable when it returns. */
+  /**
+   * Whole or not at all: nobody ever reads a part. Replaces what has the key. Durable when it returns. When it throws,
+   * the object may have been stored all the same: an answer can be lost.
+   */
   put(key: string, bytes: Uint8Array, options?: StoreOptions): Promise<undefined>;
-  /** @throws DriftmapError `not-found` */
+  /** All of it, in memory of its own. @throws DriftmapError `not-found` */
   get(key: string, options?: StoreOptions): Promise<Uint8Array>;
   has(key: string, options?: StoreOptions): Promise<boolean>;
-  /** All objects whose keys begin so, in any order, each once; what is put or removed meanwhile may be told or not. */
+  /**
+   * All objects whose keys begin so, in any order, each once; what is put or removed meanwhile may be told or not.
+   * @param prefix the beginning of keys, which need not end at a `/`; empty: all
+   */
   list(prefix: string, options?: StoreOptions): AsyncIterable<StoredObject>;
-  /** Keys that are not there are fine. */
+  /** Keys that are not there are fine. Durable when it returns; when it throws, some may be gone. */
   remove(keys: readonly string[], options?: StoreOptions): Promise<undefined>;
+  /** Lets go of connections. Nothing may be asked afterwards. */
   close(): Promise<undefined>;
 }

@@ -47,6 +47,17 @@ export class BlockHasher {
     return this.bytes.subarray(this.bufferAt, this.bufferAt + length);
   }
 
+  /** Signatures of the blocks that the buffer begins with, the last of which may be short; a copy. */
+  signatures(length: ByteCount, blockSize: ByteCount): Uint8Array {
+    const whole = Math.floor(length / blockSize);
+    const rest = length - whole * blockSize;
+    const count = whole + (rest > 0 ? 1 : 0);
+    if (whole > 0) this.signer.sign(this.bufferAt, blockSize, whole, this.digestAt);
+    const lastAt = this.digestAt + whole * SIGNATURE_BYTES;
+    if (rest > 0) this.signer.sign(this.bufferAt + whole * blockSize, rest, 1, lastAt);
+    return this.bytes.slice(this.digestAt, this.digestAt + count * SIGNATURE_BYTES);
+  }
+
   /** Whether what is in the buffer has this signature. */
   matches(length: ByteCount, signature: Uint8Array): boolean {
     this.signer.sign(this.bufferAt, length, 1, this.digestAt);

@@ -84,7 +84,13 @@ export async function serve(options: ListenServerOptions): Promise<DriftmapServe
   };
 }
 
-function checkSafe({ host, tls, token, insecure }: ListenServerOptions): void {
+/** @throws DriftmapError `policy` for a server that anybody could use, `argument` for half of a certificate */
+export function checkSafe({
+  host,
+  tls,
+  token,
+  insecure,
+}: Pick<ListenServerOptions, 'host' | 'tls' | 'token' | 'insecure'>): void {
   if (tls !== null && (tls.cert === undefined || tls.key === undefined))
     throw new DriftmapError('argument', 'TLS needs a certificate and its key: --tls-cert and --tls-key');
   if (tls === null && !isLoopback(host) && !insecure) {

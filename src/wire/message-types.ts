@@ -37,6 +37,17 @@ export const MessageType = {
   finished: 39,
   refine: 40,
   refined: 41,
+  // Journal streams
+  follow: 64,
+  following: 65,
+  writes: 66,
+  mark: 67,
+  marked: 68,
+  journaled: 69,
+  probe: 70,
+  probed: 71,
+  ask: 72,
+  answer: 73,
 } as const;
 
 export const OPTIONAL_FROM = 0x8000;

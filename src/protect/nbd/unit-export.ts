@@ -45,8 +45,7 @@ class UnitExport implements NbdExport {
     this.canWrite = unit.canWrite;
     this.description = description ?? '';
     this.bitmaps = bitmaps ?? new Map();
-    const handle = unit.handle();
-    this.fd = handle.kind === 'file' ? handle.fd : null;
+    this.fd = descriptorOf(unit);
   }
 
   read(offset: ByteOffset, target: Uint8Array): Completion {
@@ -96,6 +95,17 @@ class UnitExport implements NbdExport {
 
   private punch({ offset, length }: ByteRange): boolean {
     return this.fd !== null && punchHole(this.fd, offset, length);
+  }
+}
+
+/** Of a file or a block device; null of all others, and of units that are of one thread alone, which have no handle. */
+function descriptorOf(unit: LogicalUnit): number | null {
+  try {
+    const handle = unit.handle();
+    return handle.kind === 'file' ? handle.fd : null;
+  } catch (error) {
+    if (error instanceof DriftmapError && error.kind === 'unsupported') return null;
+    throw error;
   }
 }
 

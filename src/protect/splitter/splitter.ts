@@ -1,0 +1,270 @@
+/**
+ * The splitter of a consistency group: serves its disks over NBD, writes what the guest writes to them, and
+ * duplicates it, into the stream to the replica or into marks. What it promises: a write that was acknowledged is in
+ * its disk, and is in the replica's journal or marked, whatever is killed when; and the guest never waits for the
+ * replica.
+ *
+ * `split-disk.ts` is the way of a write, `intents.ts` what outlives a crash, `course.ts` when what is streamed.
+ */
+
+import { randomBytes } from 'node:crypto';
+import { type DriftmapError, systemError } from '../../base/errors.ts';
+import type { ByteCount } from '../../base/units.ts';
+import { type NbdListen, type NbdServer, serveNbd } from '../nbd/server.ts';
+import type { Marked } from '../stream/messages.ts';
+import { Course, type CourseParts, type Phase } from './course.ts';
+import type { Intents } from './intents.ts';
+import { SplitDisk } from './split-disk.ts';
+import { endState, type Held, hold, openState } from './state-folder.ts';
+
+export interface SplitterOptions {
+  readonly group: string;
+  /** A folder of its own: intents, marks, the lock. */
+  readonly state: string;
+  readonly disks: readonly { readonly name: string; readonly disk: string; readonly listen: NbdListen }[];
+  /** Connects to the replica and greets it; null marks everything. */
+  readonly reach: CourseParts['reach'];
+  /** Seconds without an acknowledgement after which writes are marked; 10 by default. */
+  readonly patience?: number | undefined;
+  /** Between attempts to come back, at most: 30 s by default. */
+  readonly longestPauseMs?: number | undefined;
+  readonly onChange?: ((state: SplitterState) => void) | undefined;
+  readonly onTrouble?: ((error: DriftmapError) => void) | undefined;
+}
+
+export interface SplitterState {
+  readonly group: string;
+  readonly state: Phase;
+  /** Null while it streams. */
+  readonly why: string | null;
+  /** When this state began: ISO 8601, UTC. */
+  readonly since: string;
+  readonly connected: boolean;
+  /** What the replica lacks, in whole blocks: what is left while it is resyncing. */
+  readonly markedBytes: ByteCount;
+  /** Data on its way. */
+  readonly queuedBytes: ByteCount;
+  /** Writes and marks so far, and up to which of them the journal has all. */
+  readonly order: number;
+  readonly acknowledged: number;
+  /** The journal's sequence there. */
+  readonly sequence: number;
+  /** Seconds for which the journal has got nothing though something is on its way. */
+  readonly lag: number;
+  readonly falls: number;
+  /** What resynchronization sent, and what it found equal. */
+  readonly copiedBytes: ByteCount;
+  readonly equalBytes: ByteCount;
+  readonly disks: readonly SplitDiskState[];
+}
+
+export interface SplitDiskState {
+  readonly name: string;
+  readonly disk: string;
+  readonly size: ByteCount;
+  /** Where clients find it. */
+  readonly uri: string;
+  readonly connections: number;
+  readonly markedBytes: ByteCount;
+  /** What would be compared after a crash now. */
+  readonly hotBytes: ByteCount;
+  readonly writes: number;
+  readonly writtenBytes: ByteCount;
+  readonly failedWrites: number;
+}
+
+/** Regions that were not written to for so long, and are in the journal, are cleared. */
+const COOL_MS = 5000;
+/** What is on its way at a stop has so long to get there. */
+const DRAIN_MS = 5000;
+
+/**
+ * Opens the disks, recovers what an earlier run left, and serves; streams as soon as the replica is reached.
+ * @throws DriftmapError `policy` while another splitter has a disk or the folder; what opening and listening throw
+ */
+export async function openSplitter(options: SplitterOptions): Promise<Splitter> {
+  const held = await hold(options.state, options.disks);
+  let intents: Intents | null = null;
+  try {
+    const disks = options.disks.map(({ name }, i) => ({ name, unit: held.units[i]! }));
+    const opened = openState(options.state, options.group, disks);
+    intents = opened.intents;
+    const course = new Course({
+      group: options.group,
+      run: randomBytes(16).toString('hex'),
+      intents,
+      reach: options.reach,
+      patience: options.patience ?? 10,
+      longestPauseMs: options.longestPauseMs,
+      onChange: () => splitter.changed(),
+    });
+    const splits = disks.map(
+      ({ name, unit }, number) =>
+        new SplitDisk({
+          number,
+          name,
+          unit,
+          intents: intents!,
+          duplicator: course,
+          marks: opened.marks[number]!,
+        }),
+    );
+    const splitter = new Splitter({ options, held, intents, course, disks: splits, notes: opened.notes });
+    await splitter.serve();
+    course.start(splits);
+    return splitter;
+  } catch (error) {
+    await intents?.close();
+    held.release();
+    throw error;
+  }
+}
+
+interface SplitterParts {
+  readonly options: SplitterOptions;
+  readonly held: Held;
+  readonly intents: Intents;
+  readonly course: Course;
+  readonly disks: readonly SplitDisk[];
+  readonly notes: readonly string[];
+}
+
+export class Splitter {
+  /** What the user should know of what was found at opening, one line each. */
+  readonly notes: readonly string[];
+  private readonly parts: SplitterParts;
+  private readonly servers: NbdServer[] = [];
+  private readonly cooling: NodeJS.Timeout;
+  /** The order number that had been acknowledged at the last round of cooling. */
+  private cooledTo = 0;
+  private closing: Promise<void> | null = null;
+
+  constructor(parts: SplitterParts) {
+    this.parts = parts;
+    this.notes = parts.notes;
+    this.cooling = setInterval(() => void this.cool(), COOL_MS);
+    this.cooling.unref();
+  }
+
+  async serve(): Promise<void> {
+    const { options, disks } = this.parts;
+    try {
+      for (const [i, disk] of disks.entries()) {
+        const { listen } = options.disks[i]!;
+        const onTrouble = (error: DriftmapError) => options.onTrouble?.(error);
+        this.servers.push(await serveNbd({ exports: { [disk.name]: disk }, listen, onTrouble }));
+      }
+    } catch (error) {
+      clearInterval(this.cooling);
+      await Promise.all(this.servers.map((server) => server.close()));
+      throw error;
+    }
+  }
+
+  state(): SplitterState {
+    const { options, course, disks } = this.parts;
+    const { queue } = course;
+    return {
+      group: options.group,
+      state: course.phase,
+      why: course.why,
+      since: new Date(course.since).toISOString(),
+      connected: course.isConnected,
+      markedBytes: course.markedBytes,
+      queuedBytes: queue.bytes,
+      order: queue.next - 1,
+      acknowledged: queue.acknowledged,
+      sequence: course.sequence,
+      lag: course.lag,
+      falls: course.falls,
+      copiedBytes: course.copiedBytes,
+      equalBytes: course.equalBytes,
+      disks: disks.map((disk, i) => this.diskState(disk, i)),
+    };
+  }
+
+  private diskState(disk: SplitDisk, i: number): SplitDiskState {
+    const { name, size, unit, marks, writes, writtenBytes, failedWrites, region } = disk;
+    const server = this.servers[i];
+    let hot = 0;
+    for (const at of this.parts.intents.hot(i)) hot += Math.min(region, size - at * region);
+    return {
+      name,
+      disk: unit.name,
+      size,
+      uri: server?.uri(name) ?? '',
+      connections: server?.connections ?? 0,
+      markedBytes: marks.bytes,
+      hotBytes: hot,
+      writes,
+      writtenBytes,
+      failedWrites,
+    };
+  }
+
+  /** Names the moment, in the order of the stream. @throws DriftmapError `policy` unless it streams, `argument` for a name that is taken */
+  bookmark(name: string, consistency: 'crash' | 'application' = 'crash'): Promise<Marked> {
+    return this.parts.course.bookmark(name, consistency);
+  }
+
+  /** Marks instead of streaming, until `resume`. */
+  pause(): void {
+    this.parts.course.pause();
+  }
+
+  resume(): void {
+    this.parts.course.resume();
+  }
+
+  /** Asks the replica. @throws DriftmapError `io` when it is not connected, and what it says against it */
+  async ask(what: string, body: unknown): Promise<unknown> {
+    return this.parts.course.ask(what, body);
+  }
+
+  /** Stops serving, lets the journal have what is on its way for a while, and saves what is left as marks. Idempotent. */
+  close(): Promise<void> {
+    this.closing ??= this.shutDown();
+    return this.closing;
+  }
+
+  changed(): void {
+    this.parts.options.onChange?.(this.state());
+  }
+
+  private async shutDown(): Promise<void> {
+    const { options, held, intents, course, disks } = this.parts;
+    clearInterval(this.cooling);
+    await Promise.all(this.servers.map((server) => server.close()));
+    await course.close(DRAIN_MS);
+    try {
+      for (const disk of disks) await disk.flush();
+      await endState(options.state, { intents, disks, sequence: course.sequence });
+    } catch (cause) {
+      // The intents go on speaking: the next start compares more.
+      options.onTrouble?.(systemError(cause, { path: options.state, operation: 'save the marks' }));
+    } finally {
+      await intents.close();
+      held.release();
+    }
+  }
+
+  /** Clears the intents of regions that the journal has all of and that nobody writes to any more. */
+  private async cool(): Promise<void> {
+    const { intents, course, disks } = this.parts;
+    const before = this.cooledTo;
+    this.cooledTo = course.queue.acknowledged;
+    const mayCool = (disk: SplitDisk, region: number) =>
+      disk.touched[region]! <= before &&
+      !disk.marks.hasIn(region * disk.region, Math.min(disk.region, disk.size - region * disk.region));
+    const coolable = () =>
+      disks.map((disk, i) => [...intents.hot(i)].filter((region) => mayCool(disk, region)));
+    if (coolable().every((regions) => regions.length === 0)) return;
+    try {
+      await intents.conclude({ sequence: course.sequence });
+    } catch {
+      // Nothing is cleared while the folder cannot be written; writes to cold regions tell of it.
+      return;
+    }
+    for (const [disk, regions] of coolable().entries()) intents.coolDown(disk, regions);
+  }
+}

@@ -1,0 +1,269 @@
+/**
+ * What a splitter keeps of itself: the file of write intents, and after a clean stop the exact marks of each disk
+ * (`NAME.drift`). Opening it tells what the replica may lack, whatever became of the splitter before.
+ */
+
+import { createHash } from 'node:crypto';
+import { constants, mkdirSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DriftmapError, systemError } from '../../base/errors.ts';
+import { loadBitmap, saveBitmap } from '../../bitmap/drift-file.ts';
+import { NO_SIGNATURE, SyncBitmap } from '../../bitmap/sync-bitmap.ts';
+import { readBounded, writeAtomically } from '../../codec/atomic-file.ts';
+import { type FileUnit, openFileUnit } from '../../lu/file-unit.ts';
+import { lock } from '../../sync/lock.ts';
+import { Intents } from './intents.ts';
+import {
+  type IntentDisk,
+  type IntentImage,
+  newImage,
+  placeOfRegion,
+  readImage,
+  regionCount,
+  regionFor,
+  sealSector,
+} from './intents-file.ts';
+import { Marks } from './marks.ts';
+
+const INTENTS = 'intents';
+/** A group of a thousand disks with a million regions each. */
+const MAX_INTENTS_BYTES = 256 * 1024 * 1024;
+
+export interface StateDisk {
+  readonly name: string;
+  readonly unit: FileUnit;
+}
+
+export interface OpenedState {
+  readonly intents: Intents;
+  /** By disk, in the given order. */
+  readonly marks: readonly Marks[];
+  /** For people: what was found, where it means that much is compared. */
+  readonly notes: readonly string[];
+}
+
+/** One splitter for a folder, and one for a disk. */
+export interface Held {
+  readonly units: readonly FileUnit[];
+  release(): void;
+}
+
+/**
+ * Opens the disks and keeps other splitters away from them and from the folder.
+ * @throws DriftmapError `policy` when another has one of them, and what opening a file throws
+ */
+export async function hold(
+  folder: string,
+  disks: readonly { readonly name: string; readonly disk: string }[],
+): Promise<Held> {
+  const undo: (() => void)[] = [];
+  const release = () => {
+    for (const act of undo.splice(0).reverse()) act();
+  };
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    undo.push(lockOr(join(realpathSync(folder), 'lock'), 'this state folder is used by another splitter'));
+    const units: FileUnit[] = [];
+    for (const { disk } of disks) {
+      const unit = openFileUnit(disk, { write: true });
+      undo.push(() => unit.close());
+      undo.push(await holdDisk(realpathSync(disk)));
+      units.push(unit);
+    }
+    const twice = units.find(
+      ({ identity }, i) => units.findIndex((unit) => unit.identity === identity) !== i,
+    );
+    if (twice !== undefined)
+      throw new DriftmapError('argument', 'two disks of the group are one file', { path: twice.name });
+    return { units, release };
+  } catch (cause) {
+    release();
+    throw systemError(cause, { path: folder, operation: 'open' });
+  }
+}
+
+/** A block device is claimed from the kernel, which knows of mounts and volumes too; a file has a lock beside it. */
+async function holdDisk(path: string): Promise<() => void> {
+  if (!statSync(path).isBlockDevice())
+    return lockOr(`${path}.splitter-lock`, 'this disk is protected by another splitter');
+  try {
+    const claim = await open(path, constants.O_RDWR | constants.O_EXCL);
+    return () => void claim.close().catch(() => undefined);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EBUSY')
+      throw systemError(cause, { path, operation: 'open' });
+    const reason = 'this device is in use: by another splitter, a mounted file system, or a volume on it';
+    throw new DriftmapError('policy', reason, { path, cause });
+  }
+}
+
+function lockOr(path: string, reason: string): () => void {
+  try {
+    return lock(path);
+  } catch (cause) {
+    if (!(cause instanceof DriftmapError) || cause.kind !== 'policy') throw cause;
+    const holder =
+      /(process \d+ on \S+|another session of this process)/.exec(cause.message)?.[1] ?? 'another';
+    throw new DriftmapError('policy', `${reason}: ${holder}; if it is gone, remove this file`, {
+      path,
+      cause,
+    });
+  }
+}
+
+/** Name of a disk's file of marks: names may hold what file names may not. */
+export function marksFile(folder: string, name: string): string {
+  const plain = /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/.test(name);
+  return join(
+    folder,
+    plain ? `${name}.drift` : `${createHash('sha256').update(name).digest('hex').slice(0, 32)}.drift`,
+  );
+}
+
+/**
+ * Reads what is there, and begins anew from it: the new file of intents has a bit for all that is marked, and the old
+ * marks are gone. Until it is in its place the old files are untouched.
+ * @throws DriftmapError what writing the folder throws: without intents nothing can be protected
+ */
+export function openState(folder: string, group: string, disks: readonly StateDisk[]): OpenedState {
+  const notes: string[] = [];
+  const path = join(folder, INTENTS);
+  const old = readOld(path, notes);
+  const table = {
+    group,
+    disks: disks.map(({ name, unit }) => ({
+      name,
+      size: unit.size,
+      identity: unit.identity,
+      region: regionFor(unit.size),
+    })),
+  };
+  const marks = disks.map((disk, i) => marksOf(folder, disk, table.disks[i]!, old, notes));
+  const image = newImage(table, old?.condition.journal ?? null, old?.condition.sequence ?? 0);
+  for (const [disk, { bits, blockSize }] of marks.entries()) {
+    const { region } = table.disks[disk]!;
+    for (const { start, end } of bits.runs()) {
+      const last = Math.floor((end * blockSize - 1) / region);
+      setBits(
+        image,
+        disk,
+        Math.floor((start * blockSize) / region),
+        Math.min(last + 1, regionCount(table.disks[disk]!)),
+      );
+    }
+  }
+  writeAtomically(path, image.bytes);
+  // The bits speak from now on.
+  for (const name of readdirSync(folder))
+    if (name.endsWith('.drift')) rmSync(join(folder, name), { force: true });
+  const intents = new Intents(path, image);
+  return { intents, marks, notes };
+}
+
+/**
+ * A clean stop: the exact marks, with the generations of the disks, so that a write that passed by shows.
+ * @throws DriftmapError `io` …: then the bits go on speaking, and the next start compares more
+ */
+export async function endState(
+  folder: string,
+  {
+    intents,
+    disks,
+    sequence,
+  }: {
+    readonly intents: Intents;
+    readonly disks: readonly (StateDisk & { readonly marks: Marks })[];
+    readonly sequence: number;
+  },
+): Promise<undefined> {
+  for (const { name, unit, marks } of disks) {
+    const generation = unit.generation();
+    const stamp = { identity: unit.identity, size: unit.size, generation };
+    const header = {
+      size: unit.size,
+      blockSize: marks.blockSize,
+      signature: NO_SIGNATURE,
+      production: stamp,
+      replica: stamp,
+    };
+    saveBitmap(new SyncBitmap(header, marks.bits, marks.unsure), marksFile(folder, name));
+  }
+  await intents.conclude({ clean: true, sequence });
+}
+
+function setBits(image: IntentImage, disk: number, first: number, end: number): void {
+  const sectors = new Set<number>();
+  for (let region = first; region < end; region++) {
+    const { sector, byte, mask } = placeOfRegion(image.starts[disk]!, region);
+    image.bytes[byte]! |= mask;
+    sectors.add(sector);
+  }
+  for (const sector of sectors) sealSector(image, sector);
+}
+
+function readOld(path: string, notes: string[]): IntentImage | null {
+  if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
+  try {
+    const { image, torn } = readImage(readBounded(path, MAX_INTENTS_BYTES), path);
+    if (torn > 0) notes.push(`${path}: ${torn} torn sectors: all that they speak of is compared`);
+    return image;
+  } catch (cause) {
+    if (!(cause instanceof DriftmapError) || cause.kind !== 'malformed') throw cause;
+    notes.push(`${cause.message}: everything is compared`);
+    return null;
+  }
+}
+
+function marksOf(
+  folder: string,
+  { name, unit }: StateDisk,
+  disk: IntentDisk,
+  old: IntentImage | null,
+  notes: string[],
+): Marks {
+  const marks = new Marks(unit.size);
+  const everything = (why: string | null) => {
+    if (why !== null) notes.push(`disk '${name}': ${why}: all of it is compared`);
+    if (unit.size > 0) marks.suspect(0, unit.size);
+    return marks;
+  };
+  if (old === null) return everything(null);
+  const at = old.table.disks.findIndex((then) => then.name === name);
+  const then = old.table.disks[at];
+  if (then === undefined) return everything('it is new in the group');
+  if (then.identity !== disk.identity) return everything('it is another disk than before');
+  if (then.size !== disk.size) return everything(`it had ${then.size} bytes and has ${disk.size}`);
+  if (!old.condition.clean) {
+    for (let region = 0; region < regionCount(then); region++) {
+      const { byte, mask } = placeOfRegion(old.starts[at]!, region);
+      if ((old.bytes[byte]! & mask) === 0) continue;
+      const offset = region * then.region;
+      marks.suspect(offset, Math.min(then.region, then.size - offset));
+    }
+    return marks;
+  }
+  return (
+    savedMarks(folder, name, unit, marks) ??
+    everything('it was written to while it was not protected, or its marks are gone')
+  );
+}
+
+/** Null where they are not about this disk as it is. */
+function savedMarks(folder: string, name: string, unit: FileUnit, marks: Marks): Marks | null {
+  let saved: SyncBitmap;
+  try {
+    saved = loadBitmap(marksFile(folder, name));
+  } catch (cause) {
+    if (cause instanceof DriftmapError && (cause.kind === 'not-found' || cause.kind === 'malformed'))
+      return null;
+    throw cause;
+  }
+  const { production, blockSize } = saved.header;
+  if (production.identity !== unit.identity || production.size !== unit.size || blockSize !== marks.blockSize)
+    return null;
+  if (production.generation !== unit.generation()) return null;
+  marks.bits.add(saved.marks);
+  marks.unsure.add(saved.coverage);
+  return marks;
+}
