@@ -6,6 +6,7 @@
 import { DriftmapError } from '../base/errors.ts';
 import { JOURNAL_CACHE_BYTES } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
+import { KiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import type { JournalFile } from './folder.ts';
 import type { Intervals } from './interval-map.ts';
@@ -16,6 +17,10 @@ import { malformed, type Place, type RecordTable, readSlots, type Segment } from
 /** Two frames never begin within so many bytes of one another. */
 const FRAME_GRANULE = FRAME_BYTES;
 const TABLE_BYTES_PER_RECORD = 39;
+
+/** Data that is read together with the head of its frame. */
+const SOME = 16 * KiB;
+const scratch = new Uint8Array(FRAME_BYTES + SOME);
 
 export class SegmentReader {
   /** Whether it was asked for since the cache looked at it last. */
@@ -78,17 +83,22 @@ export class SegmentReader {
       return;
     }
     const file = this.opened();
-    const headBytes = new Uint8Array(FRAME_BYTES);
-    file.read(head, headBytes);
-    const frame = this.frameOf(headBytes, head);
     const from = place - head - FRAME_BYTES;
-    if (from < 0 || from + target.length > frame.length) {
+    // What is wanted ends in the frame or before it ends. A little is read with the head, in one call.
+    const some = scratch.subarray(0, FRAME_BYTES + (from + target.length <= SOME ? from + target.length : 0));
+    if (from >= 0) file.read(head, some);
+    const frame = from < 0 ? null : this.frameOf(some, head);
+    if (frame === null || from + target.length > frame.length) {
       throw malformed('the map leads out of the data of its record', file.path, head);
     }
-    const whole = target.length === frame.length ? target : new Uint8Array(frame.length);
-    file.read(head + FRAME_BYTES, whole);
-    if (checksum(whole) !== frame.crc) throw this.damaged(head, frame.length);
-    if (whole !== target) target.set(whole.subarray(from, from + target.length));
+    let data = target;
+    if (some.length === FRAME_BYTES + frame.length) data = some.subarray(FRAME_BYTES);
+    else {
+      if (target.length !== frame.length) data = new Uint8Array(frame.length);
+      file.read(head + FRAME_BYTES, data);
+    }
+    if (checksum(data) !== frame.crc) throw this.damaged(head, frame.length);
+    if (data !== target) target.set(data.subarray(from, from + target.length));
     this.setChecked(granule);
   }
 
