@@ -18,8 +18,31 @@ export function defineDemo(program: Command): void {
     .description(
       'Makes a production disk (qcow2) and a replica that has drifted (raw) in a temporary folder, and scans them.',
     )
-    .addHelpText('after', '\nExample:\n  driftmap demo\n')
-    .action(runDemo);
+    .option('--protect', 'continuous protection instead: a guest, a journal, a point in time, a snapshot')
+    .addHelpText('after', '\nExamples:\n  driftmap demo\n  driftmap demo --protect\n')
+    .action(({ protect }: { protect?: boolean }) => (protect ? runProtectDemo() : runDemo()));
+}
+
+async function runProtectDemo(): Promise<void> {
+  const { walkThroughProtection } = await import('./demo-protect.ts');
+  const folder = temporaryFolder();
+  await print(`Continuous protection, in ${folder}:\n`);
+  await walkThroughProtection(folder);
+  await print(`
+Nothing was lost. Try next:
+  cd ${folder}
+  ${commandName()} points web.json
+  ${commandName()} access web.json --at latest       then, elsewhere: nbdinfo nbd://localhost/system
+  ${commandName()} snapshots verify web.json
+  rm -r ${folder}
+docs/PROTECTION.md tells the whole.
+`);
+  process.exitCode = Exit.equal;
+}
+
+/** As whoever started the demonstration can type it. */
+function commandName(): string {
+  return process.env.npm_lifecycle_event ? 'npx driftmap' : 'driftmap';
 }
 
 async function runDemo(): Promise<void> {
@@ -99,7 +122,7 @@ function checkFound(bitmap: SyncBitmap, drift: readonly { offset: number; length
 function nextSteps(folder: string): string {
   const near = relative(process.cwd(), folder);
   const place = near.startsWith('..') ? folder : near;
-  const command = process.env.npm_lifecycle_event ? 'npx driftmap' : 'driftmap';
+  const command = commandName();
   return `
 Exactly the blocks that drifted. Try next:
   ${command} bitmap show ${place}/demo.drift
