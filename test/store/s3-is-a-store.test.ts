@@ -8,7 +8,7 @@ import { inspect } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { ObjectStore, OpenStoreOptions } from '../../src/store/object-store.ts';
 import { openObjectStore } from '../../src/store/open-object-store.ts';
-import { Ceph, cephTools } from '../lab/ceph.ts';
+import { Ceph, cephTools } from '../lab/s3-labs.ts';
 import { describeWith, root, temporary } from '../tools.ts';
 import { conformance, failure, listed, names, pattern } from './conformance.ts';
 

@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { ObjectStore } from '../../src/store/object-store.ts';
 import { openObjectStore } from '../../src/store/open-object-store.ts';
-import { Ceph, cephTools } from '../lab/ceph.ts';
+import { Ceph, cephTools } from '../lab/s3-labs.ts';
 import { describeWith } from '../tools.ts';
 import { listed, pattern } from './conformance.ts';
 

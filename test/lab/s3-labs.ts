@@ -1,4 +1,4 @@
-/** A real S3 store for a test file: Ceph by `ceph.mjs`, which ends with the process that started it. */
+/** Real S3 stores for a test file: Ceph by `ceph.mjs`, Swift by `swift.mjs`. They end with the process that started them. */
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -11,6 +11,8 @@ import { root } from '../tools.ts';
 /** What `describeWith` needs. */
 export const cephTools = ['ceph-mon', 'ceph-osd', 'ceph', 'ceph-authtool', 'monmaptool', 'radosgw'];
 
+export const swiftTools = ['swift-proxy-server', 'swift-object-server', 'swift-ring-builder', 'memcached'];
+
 export type CephDaemon = 'mon' | 'osd' | 'rgw';
 
 interface Told {
@@ -18,25 +20,19 @@ interface Told {
   readonly accessKey: string;
   readonly secretKey: string;
   readonly folder: string;
-  readonly ids: Readonly<Record<CephDaemon, number>>;
+  readonly ids: Readonly<Record<string, number>>;
 }
 
-export class Ceph {
-  private told: Told;
-  private readonly child: ChildProcess;
-  private readonly lines: Interface;
+/** A lab that speaks S3. */
+export class S3Lab {
+  protected told: Told;
+  protected readonly child: ChildProcess;
+  protected readonly lines: Interface;
 
-  private constructor(child: ChildProcess, lines: Interface, told: Told) {
+  protected constructor({ child, lines, told }: Started) {
     this.child = child;
     this.lines = lines;
     this.told = told;
-  }
-
-  static async start(objects: 'memstore' | 'bluestore' = 'memstore'): Promise<Ceph> {
-    const script = join(root, 'test', 'lab', 'ceph.mjs');
-    const child = spawn(process.execPath, [script, objects], { stdio: ['pipe', 'pipe', 'inherit'] });
-    const lines = createInterface({ input: child.stdout });
-    return new Ceph(child, lines, await nextTold(lines));
   }
 
   get endpoint(): string {
@@ -59,6 +55,17 @@ export class Ceph {
     client.destroy();
   }
 
+  async stop(): Promise<undefined> {
+    this.child.stdin!.end();
+    if (this.child.exitCode === null) await once(this.child, 'exit');
+  }
+}
+
+export class Ceph extends S3Lab {
+  static async start(objects: 'memstore' | 'bluestore' = 'memstore'): Promise<Ceph> {
+    return new Ceph(await startLab('ceph.mjs', objects));
+  }
+
   /** `radosgw-admin` with these arguments. */
   admin(...args: readonly string[]): string {
     const env = { ...process.env, CEPH_CONF: join(this.told.folder, 'ceph.conf') };
@@ -68,7 +75,7 @@ export class Ceph {
   }
 
   signal(daemon: CephDaemon, signal: NodeJS.Signals): void {
-    process.kill(this.told.ids[daemon], signal);
+    process.kill(this.told.ids[daemon]!, signal);
   }
 
   /** Starts a daemon that was killed; returns when it answers. */
@@ -76,15 +83,30 @@ export class Ceph {
     this.child.stdin!.write(`restart ${daemon}\n`);
     this.told = await nextTold(this.lines);
   }
+}
 
-  async stop(): Promise<undefined> {
-    this.child.stdin!.end();
-    if (this.child.exitCode === null) await once(this.child, 'exit');
+/** OpenStack's Swift with its S3 middleware: it refuses every conditional write. */
+export class Swift extends S3Lab {
+  static async start(): Promise<Swift> {
+    return new Swift(await startLab('swift.mjs'));
   }
+}
+
+interface Started {
+  readonly child: ChildProcess;
+  readonly lines: Interface;
+  readonly told: Told;
+}
+
+async function startLab(script: string, ...args: readonly string[]): Promise<Started> {
+  const command = [join(root, 'test', 'lab', script), ...args];
+  const child = spawn(process.execPath, command, { stdio: ['pipe', 'pipe', 'inherit'] });
+  const lines = createInterface({ input: child.stdout });
+  return { child, lines, told: await nextTold(lines) };
 }
 
 async function nextTold(lines: Interface): Promise<Told> {
   const [line] = (await Promise.race([once(lines, 'line'), once(lines, 'close')])) as [string | undefined];
-  if (line === undefined) throw new Error('Ceph did not start');
+  if (line === undefined) throw new Error('the lab did not start');
   return JSON.parse(line) as Told;
 }
