@@ -3,7 +3,7 @@
 import { DriftmapError } from '../base/errors.ts';
 import { SNAPSHOT_MAX_NAMES } from '../base/limits.ts';
 import type { StoreOptions } from '../store/object-store.ts';
-import { snapshotIds } from './catalog.ts';
+import { listSnapshots } from './catalog.ts';
 import { type DraftContents, readDraft } from './draft.ts';
 import { NameSet } from './name-set.ts';
 import { ObjectKind } from './object-format.ts';
@@ -68,7 +68,7 @@ export interface FoundDraft extends DraftContents {
 export interface CollectOptions extends StoreOptions {
   /** A draft for which this is false counts no more. */
   readonly isAlive?: ((draft: FoundDraft) => boolean) | undefined;
-  /** After each page, and each manifest. */
+  /** After each page, and when the manifests are read. */
   readonly onPage?: (() => Promise<undefined> | undefined) | undefined;
 }
 
@@ -82,19 +82,12 @@ export async function collectReferences(
   { isAlive = () => true, onPage = () => undefined, ...options }: CollectOptions = {},
 ): Promise<{ readonly references: References; readonly drafts: readonly FoundDraft[] }> {
   const before = await readDrafts(repository, options);
-  const trees: Tree[] = [];
-  for (const id of await snapshotIds(repository, options)) {
-    const { disks } = await repository.snapshot(id, options).catch((error) => {
-      if (error?.kind === 'not-found') return { disks: [] };
-      throw error;
-    });
-    trees.push(...disks);
-    await onPage();
-  }
+  const snapshots = await listSnapshots(repository, options);
+  await onPage();
   const after = await readDrafts(repository, options);
   const drafts = new Map([...before, ...after].map((draft) => [draft.key, draft]));
   const collector = new ReferenceCollector(repository, options, onPage);
-  for (const tree of trees) await collector.add(tree);
+  for (const { disks } of snapshots) for (const disk of disks) await collector.add(disk);
   // A draft that was renewed holds something else: both count.
   for (const draft of [...before, ...after])
     if (isAlive(draft)) for (const tree of draft.trees) await collector.add(tree, true);
