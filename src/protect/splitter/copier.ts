@@ -29,6 +29,14 @@ export interface CopierParts {
   readonly disks: readonly SplitDisk[];
   readonly queue: StreamQueue;
   readonly link: StreamLink;
+  readonly totals: CopyTotals;
+}
+
+export interface CopyTotals {
+  /** Bytes that were sent. */
+  copiedBytes: ByteCount;
+  /** Bytes that were marked and turned out to be equal. */
+  equalBytes: ByteCount;
 }
 
 /** Blocks that are looked up as zeros at a time, and from how many on that pays. */
@@ -42,9 +50,6 @@ interface Sent {
 }
 
 export class Copier {
-  copiedBytes: ByteCount = 0;
-  /** Bytes that turned out to be equal. */
-  equalBytes: ByteCount = 0;
   private readonly parts: CopierParts;
   private readonly buffer = Buffer.allocUnsafeSlow(STREAM_COPY_TURN_BYTES);
   private hasher: BlockHasher | null = null;
@@ -99,7 +104,8 @@ export class Copier {
     const { bits, unsure } = disk.marks;
     for (let at = bits.nextSet(0); at < bits.length; ) {
       await this.until(() => this.hasRoom());
-      const before = this.copiedBytes;
+      const { totals } = this.parts;
+      const before = totals.copiedBytes;
       for (let pieces = 0; pieces < STREAM_COPY_TURN_PIECES && this.hasRoom(); pieces++) {
         at = bits.nextSet(at);
         if (at >= bits.length) return;
@@ -108,7 +114,7 @@ export class Copier {
           break;
         }
         at = this.copy(disk, at, Math.min(bits.nextClear(at), unsure.nextSet(at)));
-        if (this.copiedBytes - before >= STREAM_COPY_TURN_BYTES) break;
+        if (totals.copiedBytes - before >= STREAM_COPY_TURN_BYTES) break;
       }
       // The guest's turn.
       await new Promise((resolve) => setImmediate(resolve));
@@ -170,7 +176,7 @@ export class Copier {
     }
     // There was room for more than this.
     if (!queued) throw new DriftmapError('limit', 'the queue filled up while blocks were copied');
-    this.copiedBytes += length;
+    this.parts.totals.copiedBytes += length;
     this.sent.push({ order: queue.next - 1, disk, run });
     link.kick();
     return run.end;
@@ -223,7 +229,7 @@ export class Copier {
       const part = { start: run.start + at * each, end: Math.min(run.start + end * each, run.end) };
       if (differs[at] === 0) {
         marks.clear(part);
-        this.equalBytes += bytesOfBlocks(part, marks.blockSize, marks.size).length;
+        this.parts.totals.equalBytes += bytesOfBlocks(part, marks.blockSize, marks.size).length;
       } else marks.unsure.clearRun(part);
       at = end;
     }

@@ -178,8 +178,8 @@ export class Splitter {
       sequence: course.sequence,
       lag: course.lag,
       falls: course.falls,
-      copiedBytes: course.copiedBytes,
-      equalBytes: course.equalBytes,
+      copiedBytes: course.totals.copiedBytes,
+      equalBytes: course.totals.equalBytes,
       disks: disks.map((disk, i) => this.diskState(disk, i)),
     };
   }

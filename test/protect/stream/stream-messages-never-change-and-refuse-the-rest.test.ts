@@ -22,7 +22,8 @@ import {
 import { Slab, StreamQueue } from '../../../src/protect/stream/queue.ts';
 import { thrown } from '../../tools.ts';
 
-const sizes = [5_000_000_000_000, 1 * MiB + 5];
+const named = (...sizes: number[]) => sizes.map((size, i) => ({ name: `d${i}`, size }));
+const disks = named(5_000_000_000_000, 1 * MiB + 5);
 const joined = (parts: readonly Uint8Array[]) => new Uint8Array(Buffer.concat(parts));
 const run = '0123456789abcdef'.repeat(2);
 
@@ -46,7 +47,7 @@ const probe = {
 const controls = {
   follow: [
     followShape,
-    { version: 1, group: 'web', disks: [{ name: 'system', size: sizes[0]! }], run, next: 1 },
+    { version: 1, group: 'web', disks: [{ name: 'system', size: disks[0]!.size }], run, next: 1 },
   ],
   following: [followingShape, { version: 1, journal: run, last: 12, suspended: true }],
   mark: [markShape, { order: 9, kind: 'bookmark', text: 'before the upgrade', consistency: 'application' }],
@@ -85,23 +86,17 @@ describe('the messages of the stream', () => {
   });
 
   it('are read as what was written', () => {
-    expect(decodeWrites(bulk.writes, sizes)).toEqual({
+    expect(decodeWrites(bulk.writes, disks)).toEqual({
       first: 5_000_000_000,
       writes: [
-        {
-          disk: 0,
-          offset: 4_999_999_999_990,
-          length: 3,
-          time: 1_700_000_000_000,
-          bytes: Uint8Array.of(1, 2, 3),
-        },
-        { disk: 1, offset: 512, length: 1 * MiB - 600, time: 1_700_000_000_007, bytes: null },
-        { disk: 1, offset: 0, length: 1, time: 1_700_000_000_009, bytes: Uint8Array.of(9) },
+        { disk: 'd0', offset: 4_999_999_999_990, time: 1_700_000_000_000, bytes: Uint8Array.of(1, 2, 3) },
+        { disk: 'd1', offset: 512, zeros: 1 * MiB - 600, time: 1_700_000_000_007 },
+        { disk: 'd1', offset: 0, time: 1_700_000_000_009, bytes: Uint8Array.of(9) },
       ],
     });
     expect(decodeJournaled(bulk.journaled)).toEqual({ order: 5_000_000_002, sequence: 77 });
-    expect(decodeProbe(bulk.probe, sizes)).toEqual(probe);
-    expect(decodeProbe(bulk.probeZeros, sizes)).toMatchObject({ signatures: null, first: 2 ** 26 });
+    expect(decodeProbe(bulk.probe, disks)).toEqual(probe);
+    expect(decodeProbe(bulk.probeZeros, disks)).toMatchObject({ signatures: null, first: 2 ** 26 });
     expect([...decodeProbed(bulk.probed).differs]).toEqual([1, 0, 0, 0, 0, 0, 0, 0, 1]);
     for (const [shape, value] of Object.values(controls))
       expect(
@@ -111,9 +106,9 @@ describe('the messages of the stream', () => {
 
   it('are refused cut short, too long, or out of their disk, with a clear error', () => {
     const decoders: [Uint8Array, (bytes: Uint8Array) => unknown][] = [
-      [bulk.writes, (bytes) => decodeWrites(bytes, sizes)],
+      [bulk.writes, (bytes) => decodeWrites(bytes, disks)],
       [bulk.journaled, decodeJournaled],
-      [bulk.probe, (bytes) => decodeProbe(bytes, sizes)],
+      [bulk.probe, (bytes) => decodeProbe(bytes, disks)],
       [bulk.probed, decodeProbed],
     ];
     for (const [bytes, decode] of decoders) {
@@ -121,11 +116,11 @@ describe('the messages of the stream', () => {
         expect(thrown(() => decode(bytes.subarray(0, cut)))).toMatchObject({ kind: 'malformed' });
       expect(thrown(() => decode(joined([bytes, Uint8Array.of(0)])))).toMatchObject({ kind: 'malformed' });
     }
-    expect(thrown(() => decodeWrites(bulk.writes, [sizes[0]!]))).toMatchObject({ kind: 'malformed' });
-    expect(thrown(() => decodeWrites(bulk.writes, [sizes[0]!, 1 * MiB - 600]))).toMatchObject({
+    expect(thrown(() => decodeWrites(bulk.writes, disks.slice(0, 1)))).toMatchObject({ kind: 'malformed' });
+    expect(thrown(() => decodeWrites(bulk.writes, named(disks[0]!.size, 1 * MiB - 600)))).toMatchObject({
       kind: 'malformed',
     });
-    expect(thrown(() => decodeProbe(bulk.probe, [1, 1 * MiB - 1]))).toMatchObject({ kind: 'malformed' });
+    expect(thrown(() => decodeProbe(bulk.probe, named(1, 1 * MiB - 1)))).toMatchObject({ kind: 'malformed' });
   });
 
   it('never do more than be refused, whatever bytes there are', () => {
@@ -137,17 +132,20 @@ describe('the messages of the stream', () => {
           const bytes = good.slice();
           for (const [at, value] of changes) bytes[at % bytes.length] = value;
           for (const decode of [
-            () => decodeWrites(bytes, sizes),
-            () => decodeProbe(bytes, sizes),
+            () => decodeWrites(bytes, disks),
+            () => decodeProbe(bytes, disks),
             () => decodeProbed(bytes),
           ]) {
             const error = thrown(decode);
             if (error !== null) expect(error).toMatchObject({ kind: 'malformed' });
           }
           const { writes } =
-            thrown(() => decodeWrites(bytes, sizes)) === null ? decodeWrites(bytes, sizes) : { writes: [] };
-          for (const { disk, offset, length } of writes)
-            expect(offset + length).toBeLessThanOrEqual(sizes[disk]!);
+            thrown(() => decodeWrites(bytes, disks)) === null ? decodeWrites(bytes, disks) : { writes: [] };
+          for (const write of writes) {
+            const length = 'bytes' in write ? write.bytes.length : write.zeros;
+            const { size } = disks.find(({ name }) => name === write.disk)!;
+            expect(write.offset + length).toBeLessThanOrEqual(size);
+          }
         },
       ),
       { numRuns: 2000 },
@@ -215,10 +213,12 @@ describe('the queue', () => {
           let next = 1;
           for (let item = queue.take(); item !== null; item = queue.take()) {
             if (item.kind !== 'writes') throw new Error('a mark that nobody made');
-            const message = decodeWrites(joined(item.slab.parts()), [4 * MiB, 4 * MiB]);
+            const message = decodeWrites(joined(item.slab.parts()), named(4 * MiB, 4 * MiB));
             expect(message.first).toBe(next);
             next += message.writes.length;
-            for (const { disk, offset, bytes } of message.writes) made[disk]!.set(bytes!, offset);
+            for (const write of message.writes) {
+              if ('bytes' in write) made[write.disk === 'd0' ? 0 : 1]!.set(write.bytes, write.offset);
+            }
           }
           expect(next).toBe(queue.next);
           for (const disk of [0, 1]) expect(Buffer.compare(made[disk]!, model[disk]!)).toBe(0);
