@@ -4,7 +4,7 @@
  */
 
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { SESSION_IDLE_MS } from '../base/limits.ts';
+import { MAX_WIRE_TEXT_BYTES, SESSION_IDLE_MS } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { openDisk } from '../disk/open.ts';
 import { defaultWorkers } from '../scan/pool.ts';
@@ -137,11 +137,16 @@ async function nextOpen(connection: Connection, first: boolean): Promise<OpenMes
 /** A peer knows a disk by its name here, and has no need of the path behind it. */
 function hideDisk(message: string, grant: Grant | undefined, name: string): string {
   if (grant === undefined) return message;
-  return message.replaceAll(canonical(grant.disk), name).replaceAll(grant.disk, name);
+  const shown = message.replaceAll(canonical(grant.disk), name).replaceAll(grant.disk, name);
+  return (grant.indexes ?? []).reduce((text, index) => text.replaceAll(index, `the index of ${name}`), shown);
 }
 
+/** A character takes at most three bytes of UTF-8, or two take four. */
+const MAX_WARNING = Math.floor(MAX_WIRE_TEXT_BYTES / 3);
+
+/** Warnings as they are sent: without paths, no more and no longer than a message may have. */
 function hidden(warnings: readonly string[], grant: Grant, { disk }: OpenMessage): string[] {
-  return warnings.map((warning) => hideDisk(warning, grant, disk));
+  return warnings.slice(0, 64).map((warning) => hideDisk(warning, grant, disk).slice(0, MAX_WARNING));
 }
 
 async function serveProduction(

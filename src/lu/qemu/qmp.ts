@@ -15,7 +15,9 @@ interface Waiting {
 export class QmpClient {
   readonly name: string;
   private readonly socket: Socket;
-  private text = '';
+  /** Of the line that has not ended yet. */
+  private readonly pieces: string[] = [];
+  private length = 0;
   private waiting: Waiting | null = null;
   private failure: DriftmapError | null = null;
   private last: Promise<unknown> = Promise.resolve();
@@ -97,18 +99,18 @@ export class QmpClient {
   }
 
   private take(text: string): void {
-    this.text += text;
-    for (let end = this.text.indexOf('\n'); end >= 0; end = this.text.indexOf('\n')) {
-      const line = this.text.slice(0, end).trim();
-      this.text = this.text.slice(end + 1);
+    let from = 0;
+    for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n', from)) {
+      const line = [...this.pieces.splice(0), text.slice(from, end)].join('').trim();
+      from = end + 1;
       if (line !== '') this.takeLine(line);
     }
-    if (this.text.length > QMP_MAX_LINE_BYTES)
-      this.fail(
-        new DriftmapError('limit', `expected lines of at most ${QMP_MAX_LINE_BYTES} bytes`, {
-          path: this.name,
-        }),
-      );
+    this.pieces.push(text.slice(from));
+    this.length = (from > 0 ? 0 : this.length) + text.length - from;
+    if (this.length <= QMP_MAX_LINE_BYTES) return;
+    this.pieces.length = 0;
+    const reason = `expected lines of at most ${QMP_MAX_LINE_BYTES} bytes`;
+    this.fail(new DriftmapError('limit', reason, { path: this.name }));
   }
 
   private takeLine(line: string): void {
