@@ -33,8 +33,8 @@ describeWith([...cephTools, 'radosgw-admin'], 'S3, by Ceph', () => {
     return store;
   }
 
-  conformance('a bucket', () => open(ceph.address('lab')), { runs: 6, many: 1200 });
-  conformance('a prefix of a bucket', () => open(ceph.address('lab/deep/er/')), { runs: 3, many: 100 });
+  conformance('a bucket', () => open(ceph.address('lab')), { runs: 3, many: 1040 });
+  conformance('a prefix of a bucket', () => open(ceph.address('lab/deep/er/')), { runs: 1, many: 20 });
 
   it('keeps to its prefix: stores beside each other in a bucket do not see each other', async () => {
     const [a, b] = [await open(ceph.address('lab/pre/a')), await open(ceph.address('lab/pre/ab'))];
@@ -209,7 +209,9 @@ describeWith([...cephTools, 'radosgw-admin'], 'S3, by Ceph', () => {
           failure(store.remove(['a']), 'io'),
         ];
         for (const error of await Promise.all(tried)) {
-          expect(error.message).toMatch(/ failed: no answer at http:\/\/127\.0\.0\.1:\d+ \(tried [12] /);
+          expect(error.message).toMatch(
+            / failed: no answer at http:\/\/127\.0\.0\.1:\d+ \(tried (once|\d+ times)/,
+          );
         }
         // A bound of the store's own making: patience, and the silence of the last attempt.
         expect(performance.now() - started).toBeLessThan(10_000);
