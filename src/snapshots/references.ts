@@ -99,7 +99,7 @@ function passOverMissing(_: Uint8Array, error: unknown): void {
 }
 
 /** All drafts there are. */
-export async function readDrafts(repository: Repository, options: StoreOptions): Promise<FoundDraft[]> {
+export async function readDrafts(repository: Repository, options: StoreOptions = {}): Promise<FoundDraft[]> {
   const drafts: FoundDraft[] = [];
   for (const { key, name, modified } of await listNamed(repository, ObjectKind.draft, options)) {
     const contents = await readDraft(repository, name, options);

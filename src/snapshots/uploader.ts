@@ -61,7 +61,8 @@ export class Uploader {
       return undefined;
     }
     if (!seen.isFull) seen.add(name);
-    const plain = bytes.slice();
+    // Not `slice`: that of a Buffer copies nothing.
+    const plain = new Uint8Array(bytes);
     return this.crew.add(plain.length, () => this.sendOne(kind, name, plain));
   }
 
