@@ -382,6 +382,14 @@ export const STREAM_MAX_ZERO_BYTES = 1 * GiB;
 export const STREAM_QUEUE_MESSAGES = 64;
 /** What resynchronization puts into the queue at a time: the rest of it is the guest's. */
 export const STREAM_COPY_MESSAGES = 16;
+/** What is marked at least: a page. A coarser mark makes of a small write that was missed a large one that is sent. */
+export const MARK_BYTES = 4 * KiB;
+/** What one signature of a probe covers: a run of writes is told from none by it, for a two-thousandth of its bytes. */
+export const STREAM_PROBE_BYTES = 64 * KiB;
+/** What is copied in one turn: a fifth of a millisecond. Then it is the guest's turn. */
+export const STREAM_COPY_TURN_BYTES = 512 * KiB;
+/** Pieces of that: each costs a system call or two. */
+export const STREAM_COPY_TURN_PIECES = 32;
 /** Blocks of one probe: half a millisecond of hashing in blocks of 64 KiB, which is what a guest may wait behind it. */
 export const STREAM_PROBE_BLOCKS = 8;
 /** Blocks of one probe for zeros, which are looked up rather than read: a gigabyte in blocks of 64 KiB. */

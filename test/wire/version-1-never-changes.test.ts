@@ -148,6 +148,8 @@ describe('version 1 of the protocol', () => {
         finished: 39,
       },
       ...{ refine: 40, refined: 41 },
+      ...{ follow: 64, following: 65, writes: 66, mark: 67, marked: 68, journaled: 69 },
+      ...{ probe: 70, probed: 71, ask: 72, answer: 73 },
     });
     expect([OPTIONAL_FROM, NOTE]).toEqual([0x8000, 0x8001]);
   });

@@ -10,13 +10,15 @@
 import { DriftmapError } from '../../base/errors.ts';
 import {
   STREAM_COPY_MESSAGES,
-  STREAM_MAX_DATA_BYTES,
+  STREAM_COPY_TURN_BYTES,
+  STREAM_COPY_TURN_PIECES,
   STREAM_MAX_PROBES,
   STREAM_PROBE_BLOCKS,
+  STREAM_PROBE_BYTES,
   STREAM_PROBE_ZERO_BLOCKS,
 } from '../../base/limits.ts';
 import type { BlockRun, ByteCount } from '../../base/units.ts';
-import { bytesOfBlocks } from '../../base/units.ts';
+import { alignDown, bytesOfBlocks } from '../../base/units.ts';
 import { BlockHasher } from '../../sync/block-hasher.ts';
 import type { StreamLink } from '../stream/link.ts';
 import type { Order } from '../stream/messages.ts';
@@ -27,7 +29,19 @@ export interface CopierParts {
   readonly disks: readonly SplitDisk[];
   readonly queue: StreamQueue;
   readonly link: StreamLink;
+  readonly totals: CopyTotals;
 }
+
+export interface CopyTotals {
+  /** Bytes that were sent. */
+  copiedBytes: ByteCount;
+  /** Bytes that were marked and turned out to be equal. */
+  equalBytes: ByteCount;
+}
+
+/** Blocks that are looked up as zeros at a time, and from how many on that pays. */
+const MOST_ZEROS = 262_144;
+const LEAST_ZEROS = 64;
 
 interface Sent {
   readonly order: Order;
@@ -36,11 +50,8 @@ interface Sent {
 }
 
 export class Copier {
-  copiedBytes: ByteCount = 0;
-  /** Bytes that turned out to be equal. */
-  equalBytes: ByteCount = 0;
   private readonly parts: CopierParts;
-  private readonly buffer = Buffer.allocUnsafeSlow(STREAM_MAX_DATA_BYTES);
+  private readonly buffer = Buffer.allocUnsafeSlow(STREAM_COPY_TURN_BYTES);
   private hasher: BlockHasher | null = null;
   /** Copies that the journal has not got yet, in their order. */
   private sent: Sent[] = [];
@@ -91,13 +102,20 @@ export class Copier {
   /** Every block that is marked now, once. */
   private async pass(disk: SplitDisk): Promise<void> {
     const { bits, unsure } = disk.marks;
-    for (let at = bits.nextSet(0); at < bits.length; at = bits.nextSet(at)) {
+    for (let at = bits.nextSet(0); at < bits.length; ) {
       await this.until(() => this.hasRoom());
-      at = bits.nextSet(at);
-      if (at >= bits.length) return;
-      const isUnsure = unsure.test(at);
-      const end = Math.min(bits.nextClear(at), isUnsure ? unsure.nextClear(at) : unsure.nextSet(at));
-      at = isUnsure ? this.probe(disk, at, end) : this.copy(disk, at, end);
+      const { totals } = this.parts;
+      const before = totals.copiedBytes;
+      for (let pieces = 0; pieces < STREAM_COPY_TURN_PIECES && this.hasRoom(); pieces++) {
+        at = bits.nextSet(at);
+        if (at >= bits.length) return;
+        if (unsure.test(at)) {
+          at = this.probe(disk, at, Math.min(bits.nextClear(at), unsure.nextClear(at)));
+          break;
+        }
+        at = this.copy(disk, at, Math.min(bits.nextClear(at), unsure.nextSet(at)));
+        if (totals.copiedBytes - before >= STREAM_COPY_TURN_BYTES) break;
+      }
       // The guest's turn.
       await new Promise((resolve) => setImmediate(resolve));
     }
@@ -123,12 +141,17 @@ export class Copier {
     wake?.();
   }
 
-  /** Whole blocks of zeros that a run begins with, as far as the disk knows without reading. */
-  private zeroBlocks({ unit, marks }: SplitDisk, start: number, end: number): number {
+  /**
+   * Whole pieces of zeros, of so many blocks each, that a run begins with, as far as the disk knows without reading.
+   * @returns their blocks
+   */
+  private zeroBlocks({ unit, marks }: SplitDisk, start: number, end: number, piece: number): number {
     const range = bytesOfBlocks({ start, end }, marks.blockSize, marks.size);
     const [first] = unit.extents(range, 1);
     if (first === undefined || first.kind === 'data') return 0;
-    return first.length === range.length ? end - start : Math.floor(first.length / marks.blockSize);
+    return first.length === range.length
+      ? end - start
+      : alignDown(Math.floor(first.length / marks.blockSize), piece);
   }
 
   /** Sends what a run begins with, read in this very turn. @returns where the rest begins */
@@ -136,9 +159,11 @@ export class Copier {
     const { queue, link } = this.parts;
     const { marks, number, unit } = disk;
     const { blockSize } = marks;
-    const zeros = this.zeroBlocks(disk, start, Math.min(end, start + STREAM_PROBE_ZERO_BLOCKS));
-    const blocks =
-      zeros > 0 ? zeros : Math.min(end - start, Math.max(1, Math.floor(STREAM_MAX_DATA_BYTES / blockSize)));
+    // A small piece is read sooner than asked about.
+    const isLong = end - start >= LEAST_ZEROS;
+    const zeros = isLong ? this.zeroBlocks(disk, start, Math.min(end, start + MOST_ZEROS), 1) : 0;
+    const most = STREAM_COPY_TURN_BYTES / blockSize;
+    const blocks = zeros > 0 ? zeros : Math.min(end - start, most);
     const run = { start, end: start + blocks };
     const { offset, length } = bytesOfBlocks(run, blockSize, marks.size);
     let queued: boolean;
@@ -151,7 +176,7 @@ export class Copier {
     }
     // There was room for more than this.
     if (!queued) throw new DriftmapError('limit', 'the queue filled up while blocks were copied');
-    this.copiedBytes += length;
+    this.parts.totals.copiedBytes += length;
     this.sent.push({ order: queue.next - 1, disk, run });
     link.kick();
     return run.end;
@@ -161,18 +186,25 @@ export class Copier {
   private probe(disk: SplitDisk, start: number, end: number): number {
     const { marks, number, unit } = disk;
     const { blockSize } = marks;
-    const zeros = this.zeroBlocks(disk, start, Math.min(end, start + STREAM_PROBE_ZERO_BLOCKS));
-    const count = zeros > 0 ? zeros : Math.min(end - start, STREAM_PROBE_BLOCKS);
+    const each = STREAM_PROBE_BYTES / blockSize;
+    const zeros = this.zeroBlocks(disk, start, Math.min(end, start + STREAM_PROBE_ZERO_BLOCKS * each), each);
+    const count = zeros > 0 ? zeros : Math.min(end - start, STREAM_PROBE_BLOCKS * each);
     const run = { start, end: start + count };
     const { offset, length } = bytesOfBlocks(run, blockSize, marks.size);
     let signatures: Uint8Array | null = null;
     if (zeros === 0) {
       unit.read(offset, this.hasher!.buffer(length));
-      signatures = this.hasher!.signatures(length, blockSize);
+      signatures = this.hasher!.signatures(length, STREAM_PROBE_BYTES);
     }
     this.probing++;
     this.parts.link
-      .probe({ disk: number, blockSize, first: start, count, signatures })
+      .probe({
+        disk: number,
+        blockSize: STREAM_PROBE_BYTES,
+        first: start / each,
+        count: Math.ceil(count / each),
+        signatures,
+      })
       .then((differs) => this.probed(disk, run, differs))
       // The link has ended, and whoever owns it knows.
       .catch((cause) =>
@@ -187,18 +219,17 @@ export class Copier {
 
   private probed({ marks }: SplitDisk, run: BlockRun, differs: Uint8Array): void {
     if (this.stopped !== null) return;
-    if (differs.length !== run.end - run.start)
-      throw new DriftmapError(
-        'malformed',
-        `expected answers for ${run.end - run.start} blocks, got ${differs.length}`,
-      );
+    const each = STREAM_PROBE_BYTES / marks.blockSize;
+    const expected = Math.ceil((run.end - run.start) / each);
+    if (differs.length !== expected)
+      throw new DriftmapError('malformed', `expected answers for ${expected} blocks, got ${differs.length}`);
     for (let at = 0; at < differs.length; ) {
       let end = at + 1;
       while (end < differs.length && differs[end] === differs[at]) end++;
-      const part = { start: run.start + at, end: run.start + end };
+      const part = { start: run.start + at * each, end: Math.min(run.start + end * each, run.end) };
       if (differs[at] === 0) {
         marks.clear(part);
-        this.equalBytes += bytesOfBlocks(part, marks.blockSize, marks.size).length;
+        this.parts.totals.equalBytes += bytesOfBlocks(part, marks.blockSize, marks.size).length;
       } else marks.unsure.clearRun(part);
       at = end;
     }

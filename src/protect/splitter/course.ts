@@ -21,7 +21,7 @@ import type { Reached } from '../../sync/connect.ts';
 import { StreamLink } from '../stream/link.ts';
 import { type Following, type Journaled, type Marked, STREAM_VERSION } from '../stream/messages.ts';
 import { StreamQueue } from '../stream/queue.ts';
-import { Copier } from './copier.ts';
+import { Copier, type CopyTotals } from './copier.ts';
 import type { Intents } from './intents.ts';
 import type { Duplicator, SplitDisk } from './split-disk.ts';
 
@@ -54,8 +54,7 @@ export class Course implements Duplicator {
   since = Date.now();
   /** Times that writes fell to being marked. */
   falls = 0;
-  copiedBytes: ByteCount = 0;
-  equalBytes: ByteCount = 0;
+  readonly totals: CopyTotals = { copiedBytes: 0, equalBytes: 0 };
   /** The journal's sequence up to which all that was acknowledged is durable. */
   sequence: number;
   disks: readonly SplitDisk[] = [];
@@ -316,7 +315,7 @@ export class Course implements Duplicator {
     const text = clipped(this.why ?? 'writes are missing');
     await link.mark({ kind: 'suspend', text, consistency: 'crash' });
     if (this.link !== link || this.isPaused || this.isClosed) return;
-    const copier = new Copier({ disks: this.disks, queue: this.queue, link });
+    const copier = new Copier({ disks: this.disks, queue: this.queue, link, totals: this.totals });
     this.copier = copier;
     this.accepting = true;
     this.turn('resyncing', this.why);
@@ -325,9 +324,6 @@ export class Course implements Duplicator {
     } catch (cause) {
       if (this.copier === copier) this.fall(systemError(cause, { operation: 'copy' }).message);
       throw cause;
-    } finally {
-      this.copiedBytes += copier.copiedBytes;
-      this.equalBytes += copier.equalBytes;
     }
     this.copier = null;
     await this.finish(link);

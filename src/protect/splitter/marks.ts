@@ -1,6 +1,6 @@
 /** Blocks of one disk whose contents the replica may lack. One thread has them: the splitter's. */
 
-import { DEFAULT_BLOCK_SIZE } from '../../base/limits.ts';
+import { MARK_BYTES } from '../../base/limits.ts';
 import type { BlockRun, ByteCount, ByteOffset } from '../../base/units.ts';
 import { blockCount, blocksTouching } from '../../base/units.ts';
 import { PagedBits } from '../../bitmap/paged-bits.ts';
@@ -10,10 +10,10 @@ export class Marks {
   readonly blockSize: ByteCount;
   /** What must be made equal. */
   readonly bits: PagedBits;
-  /** Of those, the blocks that may be equal all the same: they are compared before they are sent. */
+  /** Of those, the blocks that may be equal all the same: they are compared before they are sent. Runs of whole probes. */
   readonly unsure: PagedBits;
 
-  constructor(size: ByteCount, blockSize: ByteCount = DEFAULT_BLOCK_SIZE) {
+  constructor(size: ByteCount, blockSize: ByteCount = MARK_BYTES) {
     this.size = size;
     this.blockSize = blockSize;
     const blocks = blockCount(size, blockSize);

@@ -28,6 +28,8 @@ export interface SplitterOptions {
   readonly patience?: number | undefined;
   /** Between attempts to come back, at most: 30 s by default. */
   readonly longestPauseMs?: number | undefined;
+  /** At a stop the journal gets what is on its way for so long: 5 s by default. */
+  readonly drainMs?: number | undefined;
   readonly onChange?: ((state: SplitterState) => void) | undefined;
   readonly onTrouble?: ((error: DriftmapError) => void) | undefined;
 }
@@ -75,7 +77,6 @@ export interface SplitDiskState {
 
 /** Regions that were not written to for so long, and are in the journal, are cleared. */
 const COOL_MS = 5000;
-/** What is on its way at a stop has so long to get there. */
 const DRAIN_MS = 5000;
 
 /**
@@ -177,8 +178,8 @@ export class Splitter {
       sequence: course.sequence,
       lag: course.lag,
       falls: course.falls,
-      copiedBytes: course.copiedBytes,
-      equalBytes: course.equalBytes,
+      copiedBytes: course.totals.copiedBytes,
+      equalBytes: course.totals.equalBytes,
       disks: disks.map((disk, i) => this.diskState(disk, i)),
     };
   }
@@ -235,7 +236,7 @@ export class Splitter {
     const { options, held, intents, course, disks } = this.parts;
     clearInterval(this.cooling);
     await Promise.all(this.servers.map((server) => server.close()));
-    await course.close(DRAIN_MS);
+    await course.close(options.drainMs ?? DRAIN_MS);
     try {
       for (const disk of disks) await disk.flush();
       await endState(options.state, { intents, disks, sequence: course.sequence });

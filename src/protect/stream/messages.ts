@@ -19,8 +19,9 @@ import {
   STREAM_PROBE_ZERO_BLOCKS,
 } from '../../base/limits.ts';
 import { isWithin } from '../../base/ranges.ts';
-import type { ByteCount, ByteOffset } from '../../base/units.ts';
+import type { ByteCount } from '../../base/units.ts';
 import { blockCount, isPowerOfTwo } from '../../base/units.ts';
+import type { JournalWrite } from '../../journal/journal.ts';
 import type { Sequence, Time } from '../../journal/record.ts';
 import { SIGNATURE_BYTES } from '../../wire/messages.ts';
 import { type Checked, count, flag, list, oneOf, optional, record, text } from '../../wire/schema.ts';
@@ -117,14 +118,12 @@ export const WRITES_HEAD_BYTES = 24;
 export const WRITE_ENTRY_BYTES = 24;
 export const WriteKind = { data: 0, zeros: 1 } as const;
 
-/** One write of the stream, as it was received. */
-export interface StreamWrite {
-  readonly disk: number;
-  readonly offset: ByteOffset;
-  readonly length: ByteCount;
-  readonly time: Time;
-  /** Null for zeros. A view of the message. */
-  readonly bytes: Uint8Array | null;
+/** One write of the stream, as it was received: as a journal takes it. Bytes are a view of the message. */
+export type StreamWrite = JournalWrite & { readonly time: Time };
+
+export interface StreamDisk {
+  readonly name: string;
+  readonly size: ByteCount;
 }
 
 export interface Writes {
@@ -132,8 +131,8 @@ export interface Writes {
   readonly writes: readonly StreamWrite[];
 }
 
-/** @param sizes of the disks, by number */
-export function decodeWrites(payload: Uint8Array, sizes: readonly ByteCount[]): Writes {
+/** @param disks by number */
+export function decodeWrites(payload: Uint8Array, disks: readonly StreamDisk[]): Writes {
   if (payload.length < WRITES_HEAD_BYTES) refuse('writes', `got ${payload.length} bytes`);
   const view = viewOf(payload);
   const first = getU64(view, 0);
@@ -151,20 +150,23 @@ export function decodeWrites(payload: Uint8Array, sizes: readonly ByteCount[]): 
   const writes: StreamWrite[] = [];
   for (let i = 0; i < entries; i++) {
     const at = WRITES_HEAD_BYTES + i * WRITE_ENTRY_BYTES;
-    const disk = view.getUint16(at, true);
+    const number = view.getUint16(at, true);
     const kind = view.getUint8(at + 2);
     const length = view.getUint32(at + 4, true);
     const offset = getU64(view, at + 8);
     if (kind > WriteKind.zeros || view.getUint8(at + 3) !== 0 || view.getUint32(at + 20, true) !== 0)
       refuse('writes', `expected data or zeros, got a write of kind ${kind}`);
-    const size = sizes[disk];
-    if (size === undefined || length === 0 || !isWithin({ offset, length }, size))
-      refuse('writes', `expected a range within disk ${disk}, got ${length} bytes at ${offset}`);
-    const most = kind === WriteKind.data ? STREAM_MAX_DATA_BYTES : STREAM_MAX_ZERO_BYTES;
-    const dataEnd = kind === WriteKind.data ? dataAt + length : dataAt;
-    if (length > most || dataEnd > payload.length) refuse('writes', `got ${length} bytes in one write`);
-    const bytes = kind === WriteKind.data ? payload.subarray(dataAt, dataEnd) : null;
-    writes.push({ disk, offset, length, time: began + view.getUint32(at + 16, true), bytes });
+    const known = disks[number];
+    if (known === undefined || length === 0 || !isWithin({ offset, length }, known.size))
+      refuse('writes', `expected a range within disk ${number}, got ${length} bytes at ${offset}`);
+    const isData = kind === WriteKind.data;
+    const dataEnd = isData ? dataAt + length : dataAt;
+    if (length > (isData ? STREAM_MAX_DATA_BYTES : STREAM_MAX_ZERO_BYTES) || dataEnd > payload.length)
+      refuse('writes', `got ${length} bytes in one write`);
+    const time = began + view.getUint32(at + 16, true);
+    const disk = known.name;
+    if (isData) writes.push({ disk, offset, bytes: payload.subarray(dataAt, dataEnd), time });
+    else writes.push({ disk, offset, zeros: length, time });
     dataAt = dataEnd;
   }
   if (dataAt !== payload.length) refuse('writes', `got ${payload.length - dataAt} bytes too many`);
@@ -221,8 +223,8 @@ export function encodeProbe({ id, disk, blockSize, first, count, signatures }: P
   return signatures === null ? [front] : [front, signatures];
 }
 
-/** @param sizes of the disks, by number */
-export function decodeProbe(payload: Uint8Array, sizes: readonly ByteCount[]): Probe {
+/** @param disks by number */
+export function decodeProbe(payload: Uint8Array, disks: readonly StreamDisk[]): Probe {
   if (payload.length < PROBE_HEAD) refuse('probe', `got ${payload.length} bytes`);
   const view = viewOf(payload);
   const disk = view.getUint16(4, true);
@@ -234,7 +236,7 @@ export function decodeProbe(payload: Uint8Array, sizes: readonly ByteCount[]): P
   if (!isPowerOfTwo(blockSize) || blockSize < MIN_BLOCK_SIZE || blockSize > MAX_BLOCK_SIZE)
     refuse('probe', `got blocks of ${blockSize}`);
   const most = forZeros ? STREAM_PROBE_ZERO_BLOCKS : STREAM_PROBE_BLOCKS;
-  const size = sizes[disk];
+  const size = disks[disk]?.size;
   if (size === undefined || blocks === 0 || blocks > most || !Number.isSafeInteger(first))
     refuse('probe', `expected 1 to ${most} blocks of a disk, got ${blocks} of disk ${disk}`);
   if (first + blocks > blockCount(size, blockSize))

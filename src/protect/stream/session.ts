@@ -26,7 +26,6 @@ import {
   markShape,
   type Order,
   STREAM_VERSION,
-  type StreamWrite,
 } from './messages.ts';
 
 /** What a stream ends in: the owner of a journal. */
@@ -126,8 +125,7 @@ export async function serveStream(connection: Connection, target: StreamTarget):
 class StreamSession {
   private readonly connection: Connection;
   private readonly target: StreamTarget;
-  private readonly sizes: ByteCount[] = [];
-  private readonly names: string[] = [];
+  private disks: Follow['disks'] = [];
   private streaming: Streaming | null = null;
   private next: Order = 0;
   private count = 0;
@@ -146,10 +144,7 @@ class StreamSession {
   async begin(): Promise<void> {
     const { connection, target } = this;
     const follow = await connection.expect(MessageType.follow, followShape);
-    for (const { name, size } of follow.disks) {
-      this.names.push(name);
-      this.sizes.push(size);
-    }
+    this.disks = follow.disks;
     this.streaming = await target.follow(follow, connection.peer, (reason) => this.fail(reason));
     this.next = follow.next;
     const { journal, last, suspended } = this.streaming;
@@ -201,7 +196,7 @@ class StreamSession {
 
   private async takeWrites(payload: Uint8Array): Promise<void> {
     const streaming = this.streaming!;
-    const { first, writes } = decodeWrites(payload, this.sizes);
+    const { first, writes } = decodeWrites(payload, this.disks);
     this.expectOrder(first);
     this.next = first + writes.length;
     let last: Appended | null = null;
@@ -209,10 +204,8 @@ class StreamSession {
       const { time } = writes[at]!;
       let end = at + 1;
       while (end < writes.length && writes[end]!.time === time) end++;
-      last = streaming.append(
-        writes.slice(at, end).map((write) => this.journalWrite(write)),
-        time,
-      );
+      const together = end - at === writes.length ? writes : writes.slice(at, end);
+      last = streaming.append(together, time);
       at = end;
     }
     this.count += writes.length;
@@ -225,11 +218,6 @@ class StreamSession {
     );
     if (streaming.staged > STREAM_MAX_STAGED_BYTES) await this.lastDurable;
     await streaming.ready();
-  }
-
-  private journalWrite({ disk, offset, length, bytes }: StreamWrite): JournalWrite {
-    const name = this.names[disk]!;
-    return bytes === null ? { disk: name, offset, zeros: length } : { disk: name, offset, bytes };
   }
 
   /** Together with whatever else this turn makes durable. */
@@ -280,10 +268,11 @@ class StreamSession {
   }
 
   private async takeProbe(payload: Uint8Array): Promise<void> {
-    const { id, disk, blockSize, first, count, signatures } = decodeProbe(payload, this.sizes);
+    const { id, disk, blockSize, first, count, signatures } = decodeProbe(payload, this.disks);
     const offset = first * blockSize;
-    const length = Math.min(count * blockSize, this.sizes[disk]! - offset);
-    const range = { disk: this.names[disk]!, offset, length, blockSize, signatures };
+    const { name, size } = this.disks[disk]!;
+    const length = Math.min(count * blockSize, size - offset);
+    const range = { disk: name, offset, length, blockSize, signatures };
     const differs = await this.streaming!.probe(range);
     await this.connection.send(MessageType.probed, encodeProbed(id, differs));
   }

@@ -119,14 +119,15 @@ export class Site {
         disk: this.production(name),
         listen: { socket: join(this.folder, `${name}.sock`) },
       })),
-      reach: () => this.reach(),
+      reach: (signal) => this.reach(signal),
+      drainMs: 300,
       longestPauseMs: 300,
       ...options,
     });
   }
 
   /** As `reachChild`, within this process. */
-  private async reach(): Promise<Reached> {
+  private async reach(signal: AbortSignal): Promise<Reached> {
     const { target } = this;
     if (this.link.down || target === null) throw new DriftmapError('io', 'nobody listens there');
     const [near, far] = memoryPair();
@@ -140,6 +141,7 @@ export class Site {
         .then(() => serveStream(server, target))
         .catch(() => undefined),
     );
+    signal.addEventListener('abort', () => client.fail(new DriftmapError('aborted', 'stopped')));
     await greet(client);
     return { connection: client, explain: async (cause) => cause, close: () => client.close() };
   }

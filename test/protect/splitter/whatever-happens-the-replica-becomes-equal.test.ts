@@ -156,7 +156,7 @@ async function trouble(random: Random, site: Site, splitter: Splitter): Promise<
 }
 
 describe('a group under trouble', () => {
-  for (const seed of [1, 2, 3, 4]) {
+  for (const seed of [1, 2, 3]) {
     it(`becomes equal, and its points are true (seed ${seed})`, async () => {
       const random = randomOf(seed);
       const site = new Site(`${folder}/${seed}`, shapes);
@@ -164,7 +164,7 @@ describe('a group under trouble', () => {
       await site.startReplica();
       let splitter = await site.startSplitter();
       open = () => splitter.close();
-      for (let round = 0; round < 14; round++) {
+      for (let round = 0; round < 11; round++) {
         await writeSome(random, exportsOf(splitter), production, 10 + random(60));
         if (random(5) === 0) {
           await splitter.close();
