@@ -54,9 +54,45 @@ export { openUnit } from './lu/open-unit.ts';
 export { snapshotFile } from './lu/snapshot.ts';
 export { compose } from './mapping/compose.ts';
 export { type Extent, ExtentMap, ExtentMapBuilder, Kind } from './mapping/extent-map.ts';
+export {
+  type GroupFile,
+  type ProductionDisk,
+  type ProductionSide,
+  type ReplicaAddress,
+  type ReplicaDiskPlace,
+  type ReplicaSide,
+  readGroupFile,
+  type SnapshotKeep,
+  type SnapshotSchedule,
+} from './protect/group/group-file.ts';
 export type { DirtyRun, NbdBitmap, NbdExport, ZeroManner } from './protect/nbd/nbd-export.ts';
 export { type NbdListen, type NbdServer, type ServeNbdOptions, serveNbd } from './protect/nbd/server.ts';
 export { diskExport, syncBitmapExport, unitExport } from './protect/nbd/unit-export.ts';
+export { type Access, type AccessOptions, type AccessPlace, startAccess } from './protect/replica/access.ts';
+export {
+  type FailedBack,
+  type FailedOverTo,
+  type FailoverOptions as GroupFailoverOptions,
+  failBack as failBackGroup,
+  failOver as failOverGroup,
+} from './protect/replica/failover.ts';
+export { askReplica, type HostOptions, hostReplica, type ReplicaHost } from './protect/replica/host.ts';
+export { type OpenReplicaOptions, openReplicaGroup } from './protect/replica/open-replica.ts';
+export type {
+  AccessState,
+  Ending,
+  Follower,
+  Probe,
+  ReplicaGroup,
+  ReplicaGroupState,
+} from './protect/replica/replica-group.ts';
+export {
+  type RestoredPoint,
+  type RestoreOptions as GroupRestoreOptions,
+  restoreFromJournal,
+} from './protect/replica/restore.ts';
+export { type RollGroupOptions, type RollProgress, rollGroup } from './protect/replica/roll.ts';
+export type { Snapshots, SnapshotsState } from './protect/replica/snapshots.ts';
 export {
   type BuildIndexOptions,
   buildIndex,

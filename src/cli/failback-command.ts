@@ -47,6 +47,7 @@ ${lines.join('\n')}
 Start the virtual machine from these disks, or, so that it is protected back to the old production:
   driftmap failback ${printable(path)} --reverse ${printable(back)} --replica ssh://OLD-PRODUCTION/…/${printable(back)}
   driftmap protect ${printable(back)}
+Where this ends a way back, the other site becomes a replica again: there 'driftmap failback … --finish'.
 `;
 }
 

@@ -7,8 +7,7 @@ import { DriftmapError } from '../base/errors.ts';
 import type { ByteCount } from '../base/units.ts';
 import { DEFAULT_CONNECTIONS } from './crew.ts';
 import type { ObjectCache } from './object-cache.ts';
-import { ObjectKind } from './object-format.ts';
-import { type Fetch, keyOf, type Repository } from './repository.ts';
+import type { Fetch, GetOptions, Repository } from './repository.ts';
 
 export interface BlockLoaderOptions {
   readonly connections?: number | undefined;
@@ -20,11 +19,11 @@ export interface BlockLoaderOptions {
 export class BlockLoader {
   /** Objects that came from the store, not from the cache or from memory. */
   fetched = 0;
-  readonly fetch: Fetch;
+  /** How objects are had: from the cache where it has them. */
+  readonly options: GetOptions;
   private readonly repository: Repository;
   private readonly connections: number;
   private readonly memoryBytes: ByteCount;
-  private readonly cache: ObjectCache | null;
   private readonly stop = new AbortController();
   private readonly kept = new Map<
     string,
@@ -41,17 +40,14 @@ export class BlockLoader {
     this.repository = repository;
     this.connections = connections ?? DEFAULT_CONNECTIONS;
     this.memoryBytes = memoryBytes;
-    this.cache = cache;
     const { store } = repository;
     const get: Fetch = (key, options) => {
       this.fetched++;
       return store.get(key, options);
     };
-    this.fetch = cache === null ? get : (key, options) => cache.fetch(key, get, options);
-  }
-
-  get signal(): AbortSignal {
-    return this.stop.signal;
+    const fetch: Fetch = cache === null ? get : (key, options) => cache.fetch(key, get, options);
+    const forget = cache === null ? undefined : (key: string) => cache.drop(key);
+    this.options = { fetch, forget, signal: this.stop.signal };
   }
 
   /** The bytes of a block, not to be written to. */
@@ -102,28 +98,11 @@ export class BlockLoader {
       this.active++;
     }
     try {
-      return await this.verified(signature, length);
+      return await this.repository.block(signature, length, this.options);
     } finally {
       const next = this.waiting.now.shift() ?? this.waiting.ahead.shift();
       if (next !== undefined) next();
       else this.active--;
-    }
-  }
-
-  private async verified(signature: Uint8Array, length: ByteCount): Promise<Uint8Array> {
-    const { repository, cache, fetch, signal } = this;
-    const key = keyOf(ObjectKind.block, repository.nameOf(signature));
-    const wasKept = cache?.has(key) ?? false;
-    try {
-      return await repository.block(signature, length, { fetch, signal });
-    } catch (error) {
-      const isDamage = error instanceof DriftmapError && ['malformed', 'mismatch'].includes(error.kind);
-      if (cache === null || !wasKept || !isDamage) {
-        if (isDamage) await cache?.drop(key);
-        throw error;
-      }
-      await cache.drop(key);
-      return repository.block(signature, length, { fetch, signal });
     }
   }
 }

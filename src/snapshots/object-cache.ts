@@ -53,15 +53,13 @@ export class ObjectCache {
     return bytes;
   }
 
-  has(key: string): boolean {
-    return this.files.has(nameOf(key));
-  }
-
-  async drop(key: string): Promise<undefined> {
+  /** Lets go of an object. @returns whether it was here */
+  async drop(key: string): Promise<boolean> {
     const name = nameOf(key);
+    const wasHere = this.files.has(name);
     this.forget(name);
     await unlink(join(this.folder, name)).catch(() => undefined);
-    return undefined;
+    return wasHere;
   }
 
   /** A cache that cannot be written is a slow one, not a fault. */

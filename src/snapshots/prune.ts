@@ -174,7 +174,11 @@ class PruneRun {
     if (!this.isDry) await beat.take(past.due.map(({ name }) => name));
     this.tell('reading snapshots');
     const isAlive = ({ modified }: FoundDraft) => now - modified < SNAPSHOT_DRAFT_DAYS * DAY;
-    const { references, drafts } = await collectReferences(repository, { signal, isAlive });
+    const { references, drafts } = await collectReferences(repository, {
+      signal,
+      isAlive,
+      onPage: () => (this.isDry ? undefined : beat.beat()),
+    });
     const held = dry === null ? references : await this.heldBy(dry, drafts.filter(isAlive));
     this.counts.heldObjects = held.blocks.count + held.pages.count;
     await this.lookAtObjects(held, past, beat);
@@ -212,7 +216,7 @@ class PruneRun {
       for await (const { key, bytes, modified } of repository.store.list(folderOf(kind), { signal })) {
         const name = nameOfKey(key);
         if (name === null) continue;
-        if (++this.objects % 1000 === 0) this.tell('looking at objects');
+        if (++this.objects % 1000 === 0) await this.step(beat);
         if (isHeld.has(name)) continue;
         // Put again since it was listed: an upload wants it, and would have to put it once more.
         if (due.has(name) && modified <= past.dueSince) {
@@ -227,6 +231,12 @@ class PruneRun {
       await remove();
     }
     await found.end();
+    return undefined;
+  }
+
+  private async step(beat: SweepBeat): Promise<undefined> {
+    this.tell('looking at objects');
+    if (!this.isDry) await beat.beat();
     return undefined;
   }
 
@@ -328,7 +338,7 @@ class SweepBeat {
   private readonly signal: AbortSignal | undefined;
   private readonly name = randomName();
   private sweep: SweepState = { state: 'running', beat: 0, lists: [] };
-  private beatAt = 0;
+  private beatAt: number | null = null;
 
   constructor(repository: Repository, times: SweepTimes, signal: AbortSignal | undefined) {
     this.repository = repository;
@@ -352,10 +362,10 @@ class SweepBeat {
     return this.put();
   }
 
-  /** Before every removal. @throws DriftmapError `aborted` when others may take this sweep for dead */
+  /** Before every removal, and often enough between. @throws DriftmapError `aborted` when others may take this sweep for dead */
   async beat(): Promise<undefined> {
     checkAborted(this.signal);
-    if (performance.now() - this.beatAt > this.times.beat) await this.put();
+    if (this.times.now() - (this.beatAt ?? 0) > this.times.beat) await this.put();
     return undefined;
   }
 
@@ -365,8 +375,8 @@ class SweepBeat {
   }
 
   private async put(): Promise<undefined> {
-    const now = performance.now();
-    if (this.beatAt > 0 && now - this.beatAt > this.times.alive) {
+    const now = this.times.now();
+    if (this.beatAt !== null && now - this.beatAt > this.times.alive) {
       const reason = 'was held up for minutes while it removed objects, so it stopped: prune again';
       throw new DriftmapError('aborted', reason, { path: this.repository.store.name });
     }

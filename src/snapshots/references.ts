@@ -3,7 +3,7 @@
 import { DriftmapError } from '../base/errors.ts';
 import { SNAPSHOT_MAX_NAMES } from '../base/limits.ts';
 import type { StoreOptions } from '../store/object-store.ts';
-import { snapshotIds } from './catalog.ts';
+import { listSnapshots } from './catalog.ts';
 import { type DraftContents, readDraft } from './draft.ts';
 import { NameSet } from './name-set.ts';
 import { ObjectKind } from './object-format.ts';
@@ -21,10 +21,17 @@ export class ReferenceCollector implements References {
   readonly pages = new NameSet(SNAPSHOT_MAX_NAMES);
   private readonly repository: Repository;
   private readonly options: StoreOptions;
+  private readonly onPage: () => Promise<undefined> | undefined;
 
-  constructor(repository: Repository, options: StoreOptions) {
+  /** @param onPage after each page of blocks */
+  constructor(
+    repository: Repository,
+    options: StoreOptions,
+    onPage: () => Promise<undefined> | undefined = () => undefined,
+  ) {
     this.repository = repository;
     this.options = options;
+    this.onPage = onPage;
   }
 
   /**
@@ -33,7 +40,7 @@ export class ReferenceCollector implements References {
    * @throws what `walkTree` throws
    */
   async add(tree: Tree, isDraft = false): Promise<undefined> {
-    const { repository, blocks, pages } = this;
+    const { repository, blocks, pages, onPage } = this;
     return walkTree(
       repository,
       tree,
@@ -44,6 +51,7 @@ export class ReferenceCollector implements References {
             const signature = page.at(i);
             if (signature !== null) blocks.add(repository.nameOf(signature));
           }
+          return onPage();
         },
         ...(isDraft ? { lost: passOverMissing } : {}),
       },
@@ -60,6 +68,8 @@ export interface FoundDraft extends DraftContents {
 export interface CollectOptions extends StoreOptions {
   /** A draft for which this is false counts no more. */
   readonly isAlive?: ((draft: FoundDraft) => boolean) | undefined;
+  /** After each page, and when the manifests are read. */
+  readonly onPage?: (() => Promise<undefined> | undefined) | undefined;
 }
 
 /**
@@ -69,21 +79,15 @@ export interface CollectOptions extends StoreOptions {
  */
 export async function collectReferences(
   repository: Repository,
-  { isAlive = () => true, ...options }: CollectOptions = {},
+  { isAlive = () => true, onPage = () => undefined, ...options }: CollectOptions = {},
 ): Promise<{ readonly references: References; readonly drafts: readonly FoundDraft[] }> {
   const before = await readDrafts(repository, options);
-  const trees: Tree[] = [];
-  for (const id of await snapshotIds(repository, options)) {
-    const { disks } = await repository.snapshot(id, options).catch((error) => {
-      if (error?.kind === 'not-found') return { disks: [] };
-      throw error;
-    });
-    trees.push(...disks);
-  }
+  const snapshots = await listSnapshots(repository, options);
+  await onPage();
   const after = await readDrafts(repository, options);
   const drafts = new Map([...before, ...after].map((draft) => [draft.key, draft]));
-  const collector = new ReferenceCollector(repository, options);
-  for (const tree of trees) await collector.add(tree);
+  const collector = new ReferenceCollector(repository, options, onPage);
+  for (const { disks } of snapshots) for (const disk of disks) await collector.add(disk);
   // A draft that was renewed holds something else: both count.
   for (const draft of [...before, ...after])
     if (isAlive(draft)) for (const tree of draft.trees) await collector.add(tree, true);
@@ -95,7 +99,7 @@ function passOverMissing(_: Uint8Array, error: unknown): void {
 }
 
 /** All drafts there are. */
-export async function readDrafts(repository: Repository, options: StoreOptions): Promise<FoundDraft[]> {
+export async function readDrafts(repository: Repository, options: StoreOptions = {}): Promise<FoundDraft[]> {
   const drafts: FoundDraft[] = [];
   for (const { key, name, modified } of await listNamed(repository, ObjectKind.draft, options)) {
     const contents = await readDraft(repository, name, options);

@@ -49,6 +49,8 @@ export type Fetch = (key: string, options: StoreOptions) => Promise<Uint8Array>;
 
 export interface GetOptions extends StoreOptions {
   readonly fetch?: Fetch | undefined;
+  /** Asked when what `fetch` brought is damaged: whether it came from elsewhere than the store, and is gone from there. */
+  readonly forget?: ((key: string) => Promise<boolean>) | undefined;
 }
 
 interface Config {
@@ -118,9 +120,10 @@ export class Repository {
     return pathIn(this.store, keyOf(kind, name));
   }
 
-  /** An object ready to be put. */
-  encode(kind: ObjectKind, name: Uint8Array, plain: Uint8Array): Promise<Uint8Array> {
-    const { compression, keys } = this;
+  /** An object ready to be put. @param isWorth whether to try compressing it */
+  encode(kind: ObjectKind, name: Uint8Array, plain: Uint8Array, isWorth = true): Promise<Uint8Array> {
+    const { keys } = this;
+    const compression = isWorth ? this.compression : 'none';
     return encodeObject(kind, name, plain, { compression, keys });
   }
 
@@ -145,34 +148,51 @@ export class Repository {
     kind: ObjectKind,
     name: Uint8Array,
     most: ByteCount,
-    { fetch, ...options }: GetOptions = {},
+    { fetch, signal }: GetOptions = {},
   ): Promise<Uint8Array> {
     const key = keyOf(kind, name);
     const path = pathIn(this.store, key);
-    const bytes = await (fetch === undefined ? this.store.get(key, options) : fetch(key, options));
+    const bytes = await (fetch ?? this.store.get.bind(this.store))(key, { signal });
     return decodeObject(kind, name, bytes, { keys: this.keys, most, path });
   }
 
   /** The block of so many bytes with this signature. @throws DriftmapError as `get`; `malformed` for another one */
   async block(signature: Uint8Array, length: ByteCount, options: GetOptions = {}): Promise<Uint8Array> {
-    const name = this.nameOf(signature);
-    const bytes = await this.get(ObjectKind.block, name, length, options);
-    const path = this.pathOf(ObjectKind.block, name);
-    if (bytes.length !== length)
-      throw new DriftmapError('malformed', `expected a block of ${length} bytes, got ${bytes.length}`, {
-        path,
-      });
-    this.checkSignature(bytes, signature, path);
-    return bytes;
+    const bytes = await this.signed(ObjectKind.block, signature, length, options);
+    if (bytes.length === length) return bytes;
+    const path = this.pathOf(ObjectKind.block, this.nameOf(signature));
+    throw new DriftmapError('malformed', `expected a block of ${length} bytes, got ${bytes.length}`, {
+      path,
+    });
   }
 
   /** A page by its signature. @param places of it that lie on the disk @throws as `block` */
   async page(signature: Uint8Array, places: number, options: GetOptions = {}): Promise<Page> {
+    const bytes = await this.signed(ObjectKind.page, signature, MAX_PAGE_BYTES, options);
+    return Page.decode(bytes, places, this.pathOf(ObjectKind.page, this.nameOf(signature)));
+  }
+
+  /** Contents that have this signature. */
+  private async signed(
+    kind: ObjectKind,
+    signature: Uint8Array,
+    most: ByteCount,
+    options: GetOptions,
+  ): Promise<Uint8Array> {
     const name = this.nameOf(signature);
-    const bytes = await this.get(ObjectKind.page, name, MAX_PAGE_BYTES, options);
-    const path = this.pathOf(ObjectKind.page, name);
-    this.checkSignature(bytes, signature, path);
-    return Page.decode(bytes, places, path);
+    const look = async () => {
+      const bytes = await this.get(kind, name, most, options);
+      if (Buffer.compare(hasher().sign(bytes), signature) === 0) return bytes;
+      const path = this.pathOf(kind, name);
+      throw new DriftmapError('malformed', 'has other contents than its name says', { path });
+    };
+    try {
+      return await look();
+    } catch (error) {
+      const isDamage = error instanceof DriftmapError && ['malformed', 'mismatch'].includes(error.kind);
+      if (!isDamage || !(await options.forget?.(keyOf(kind, name)))) throw error;
+      return look();
+    }
   }
 
   /** @throws DriftmapError `not-found`, `mismatch` (another repository's), and as `get` */
@@ -192,11 +212,6 @@ export class Repository {
 
   close(): Promise<undefined> {
     return this.store.close();
-  }
-
-  private checkSignature(bytes: Uint8Array, signature: Uint8Array, path: string): void {
-    if (Buffer.compare(hasher().sign(bytes), signature) === 0) return;
-    throw new DriftmapError('malformed', 'has other contents than its name says', { path });
   }
 }
 

@@ -64,9 +64,8 @@ export class SnapshotUnit implements LogicalUnit {
     this.blockSize = repository.blockSize;
     this.mostAhead = Math.floor(readAheadBytes / repository.blockSize);
     this.loader = new BlockLoader(repository, { connections, memoryBytes, cache });
-    const { fetch, signal } = this.loader;
     this.roots = disk.roots;
-    this.tree = new TreeReader(repository, disk, SNAPSHOT_PAGES_KEPT, { fetch, signal });
+    this.tree = new TreeReader(repository, disk, SNAPSHOT_PAGES_KEPT, this.loader.options);
   }
 
   /** Objects that came from the store itself. */

@@ -30,9 +30,17 @@ export interface SweepTimes {
   readonly dead: number;
   /** Between two looks at a sweep that is waited for. */
   readonly poll: number;
+  /** Milliseconds that only go on. */
+  readonly now: () => number;
 }
 
-export const defaultSweepTimes: SweepTimes = { alive: 300_000, beat: 60_000, dead: 1_800_000, poll: 5_000 };
+export const defaultSweepTimes: SweepTimes = {
+  alive: 300_000,
+  beat: 60_000,
+  dead: 1_800_000,
+  poll: 5_000,
+  now: () => performance.now(),
+};
 
 export interface SweepState {
   readonly state: 'running' | 'done';

@@ -63,12 +63,18 @@ export class TreeReader {
 /** What a walk comes by. `page` is asked before a page is loaded: false passes over all below it. */
 export interface Visitor {
   page(signature: Uint8Array): boolean;
-  blocks(page: Page, first: BlockIndex, places: number): void | Promise<void>;
+  blocks(page: Page, first: BlockIndex, places: number): unknown;
   /** A page cannot be had; what is below it is passed over. Without this the walk ends with the error. */
   lost?(signature: Uint8Array, error: unknown): void;
 }
 
-/** All pages of a tree, each before what is below it, in order. @throws what `Repository.page` throws */
+/** Pages of one root that are on their way at a time. */
+const PAGES_AHEAD = 16;
+
+/**
+ * All pages of a tree, each before what is below it; those below one root are fetched many at a time and visited in
+ * order. @throws what `Repository.page` throws
+ */
 export async function walkTree(
   repository: Repository,
   tree: Tree,
@@ -89,14 +95,23 @@ export async function walkTree(
     if (signature === null || !visitor.page(signature)) continue;
     const places = placesOfRoot(shape, root);
     const upper = await load(signature, places);
+    const ahead: { readonly page: number; readonly loading: Promise<Page | null> }[] = [];
+    const visitNext = async () => {
+      const { page, loading } = ahead.shift()!;
+      const lower = await loading;
+      if (lower !== null) await visitor.blocks(lower, page * PAGE_BLOCKS, placesOfPage(shape, page));
+    };
     for (let i = 0; upper !== null && i < places; i++) {
       const below = upper.at(i);
       if (below === null || !visitor.page(below)) continue;
       const page = root * PAGE_BLOCKS + i;
-      const room = placesOfPage(shape, page);
-      const lower = await load(below, room);
-      if (lower !== null) await visitor.blocks(lower, page * PAGE_BLOCKS, room);
+      const loading = load(below, placesOfPage(shape, page));
+      // Whoever comes to it gets the error.
+      loading.catch(() => undefined);
+      ahead.push({ page, loading });
+      if (ahead.length >= PAGES_AHEAD) await visitNext();
     }
+    while (ahead.length > 0) await visitNext();
   }
   return undefined;
 }

@@ -18,6 +18,10 @@ export interface UploaderOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** After a block that did not give way, twice as many as the last time are not tried. */
+const FIRST_PAUSE = 2;
+const LONGEST_PAUSE = 32;
+
 type Named = typeof ObjectKind.block | typeof ObjectKind.page;
 
 export class Uploader {
@@ -31,6 +35,8 @@ export class Uploader {
   private readonly crew: Crew;
   private readonly there: Record<Named, StoredNames>;
   private readonly seen: Record<Named, NameSet>;
+  private pause = FIRST_PAUSE;
+  private skip = 0;
 
   constructor(repository: Repository, { connections, limiter, signal }: UploaderOptions) {
     this.repository = repository;
@@ -55,7 +61,8 @@ export class Uploader {
       return undefined;
     }
     if (!seen.isFull) seen.add(name);
-    const plain = bytes.slice();
+    // Not `slice`: that of a Buffer copies nothing.
+    const plain = new Uint8Array(bytes);
     return this.crew.add(plain.length, () => this.sendOne(kind, name, plain));
   }
 
@@ -74,7 +81,7 @@ export class Uploader {
       return;
     }
     crew.check();
-    const bytes = await repository.encode(kind, name, plain);
+    const bytes = await this.encode(kind, name, plain);
     const wait = this.limiter?.take(bytes.length);
     if (wait) await wait;
     crew.check();
@@ -82,6 +89,19 @@ export class Uploader {
     this.bytesSent += bytes.length;
     if (kind === ObjectKind.block) this.blocksSent++;
     else this.pagesSent++;
+  }
+
+  /** Blocks that do not give way come in runs: after one, some are not tried. */
+  private async encode(kind: Named, name: Uint8Array, plain: Uint8Array): Promise<Uint8Array> {
+    const isTried = this.skip === 0;
+    if (!isTried) this.skip--;
+    const bytes = await this.repository.encode(kind, name, plain, isTried);
+    if (isTried) {
+      const gaveWay = bytes.length < plain.length;
+      this.pause = gaveWay ? FIRST_PAUSE : Math.min(2 * this.pause, LONGEST_PAUSE);
+      if (!gaveWay) this.skip = this.pause;
+    }
+    return bytes;
   }
 }
 
