@@ -124,6 +124,8 @@ export class ReplicaGroup {
   readonly accesses = new Set<OpenAccess>();
   /** Takes a snapshot of the latest point, and tells of it in plain data; null where nobody can. */
   takeSnapshot: (() => Promise<unknown>) | null = null;
+  /** What production said of its virtual machine when it began to stream. */
+  configuration: string | null = null;
   private kept: ReplicaRecord;
   private follower: Follower | null = null;
   /** Why the journal is to take nothing more although it could: it is as large as it may be. */
