@@ -407,6 +407,10 @@ export const STREAM_PROBE_ZERO_BLOCKS = 16_384;
 export const STREAM_MAX_PROBES = 16;
 /** Data that the replica has appended and that is not durable: past it the stream is not read. */
 export const STREAM_MAX_STAGED_BYTES = 32 * MiB;
+/** What describes a virtual machine, in the first message of a stream: libvirt's take a few kilobytes. */
+export const STREAM_MAX_CONFIGURATION_BYTES = 60 * KiB;
+/** Probes that the replica works on at a time: they share the wait for their journal, and each has memory to hash in. */
+export const STREAM_PROBES_AT_ONCE = 4;
 /** A question that production passes on to the replica, and its answer: lists of points and snapshots. */
 export const STREAM_MAX_ANSWER_BYTES = 512 * KiB;
 /** Regions of one disk's write intents: a bit and eight bytes of memory each. */

@@ -123,10 +123,12 @@ async function runAccess(path: string, flags: AccessFlags): Promise<void> {
   if (!isSecure && !isLocal) warn('everybody who can reach this address can use these disks: ask for TLS');
   const session = new AccessSession(file, flags.json === true);
   const onProgress = (progress: unknown) => session.told(progress);
-  const answer = await askReplica(file, 'POST /access', body, {
-    signal: session.signal,
-    onProgress,
-    onWarning: warn,
+  const options = { signal: session.signal, onProgress, onWarning: warn };
+  const answer = await askReplica(file, 'POST /access', body, options).catch((error: unknown) => {
+    const isGone = error instanceof DriftmapError && error.kind === 'not-found';
+    if (isGone && file.replica?.snapshots != null)
+      warn(`a snapshot may have it: driftmap snapshots access ${path} ${flags.at}`);
+    throw error;
   });
   await session.end(answer as Told);
   process.exitCode = Exit.equal;

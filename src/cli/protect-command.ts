@@ -3,10 +3,13 @@
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { DriftmapError } from '../base/errors.ts';
+import { STREAM_MAX_CONFIGURATION_BYTES } from '../base/limits.ts';
 import { humanSize } from '../base/units.ts';
+import { readBounded } from '../codec/atomic-file.ts';
 import type { GroupFile, ProductionSide } from '../protect/group/group-file.ts';
 import type { CourseParts } from '../protect/splitter/course.ts';
 import type { SplitterState } from '../protect/splitter/splitter.ts';
+import { isLoopback } from '../wire/site.ts';
 import { Exit, warn } from './exit.ts';
 import { rateOption, readToken } from './site-options.ts';
 import { stopOnSignals } from './stop.ts';
@@ -123,12 +126,17 @@ async function serve(file: GroupFile, production: ProductionSide, flags: Protect
     state: production.state,
     disks: production.disks,
     reach: await reachOf(file, production, flags),
+    configuration: () => configurationOf(production),
     patience: flags.patience,
     onChange: (state) => reporter.tell(state),
     onTrouble: (error) => warn(error.message),
   });
   try {
     for (const note of splitter.notes) warn(note);
+    for (const { name, listen } of production.disks) {
+      if ('socket' in listen || listen.host === undefined || isLoopback(listen.host)) continue;
+      warn(`everybody who can reach ${listen.host} can read and write the disk '${name}'`);
+    }
     const control = await serveControl(controlSocketOf(production.state), splitterRoutes(splitter));
     try {
       await reporter.begin(splitter.state());
@@ -142,6 +150,17 @@ async function serve(file: GroupFile, production: ProductionSide, flags: Protect
     await splitter.close();
   }
   process.exitCode = Exit.equal;
+}
+
+/** What describes the machine; null, and a warning, where it cannot be had: protection goes on without it. */
+function configurationOf({ configuration }: ProductionSide): string | null {
+  if (configuration === null) return null;
+  try {
+    return Buffer.from(readBounded(configuration, STREAM_MAX_CONFIGURATION_BYTES)).toString('utf8');
+  } catch (error) {
+    warn(`${error instanceof Error ? error.message : String(error)}: snapshots are made without it`);
+    return null;
+  }
 }
 
 /** One line to each change of state, after the addresses. */

@@ -1,7 +1,7 @@
 /** `driftmap replica` */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { DriftmapError } from '../base/errors.ts';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import type { GroupFile } from '../protect/group/group-file.ts';
 import type { ReplicaHost } from '../protect/replica/host.ts';
 import type { StreamTarget } from '../protect/stream/session.ts';
@@ -111,6 +111,10 @@ async function serveOne(
     clearTimeout(impatience);
     await serveStream(connection, await owner.target);
     await connection.close();
+  } catch (cause) {
+    // Who has not greeted well is told so, and is gone.
+    await connection.abandon(systemError(cause, { operation: 'stream' }));
+    throw cause;
   } finally {
     clearTimeout(impatience);
     signal.removeEventListener('abort', stop);

@@ -118,6 +118,7 @@ export async function nowProduction(group: ReplicaGroup, sequence: Sequence): Pr
     rolled: null,
     failedOver: { sequence, time, since: group.clock(), generations },
   });
+  group.claims.release();
   const why = new DriftmapError('policy', 'this site is production now', { path: group.side.journal });
   group.endStream(why);
 }
@@ -131,13 +132,14 @@ export interface FailedBack {
  * A site that was failed over becomes a replica again. Where its disks were used, the journal says nothing of what was
  * written then: it is made anew at the next opening. The disks stay as they are: production compares them by
  * signature and sends what differs.
- * @throws DriftmapError `policy` when it is no production
+ * @throws DriftmapError `policy` when it is no production, or when a splitter still uses the disks
  */
-export function failBack(group: ReplicaGroup): FailedBack {
+export async function failBack(group: ReplicaGroup): Promise<FailedBack> {
   if (group.record.failedOver === null) {
     const reason = 'this site is a replica already';
     throw new DriftmapError('policy', reason, { path: group.side.journal });
   }
+  await group.claims.claim([...group.disks.values()].map(({ name }) => name));
   if (group.pointsHold()) {
     group.update({ history: newHistory(), failedOver: null });
     return { keptPoints: true };

@@ -24,6 +24,7 @@ import type { Sequence, Time } from '../../journal/record.ts';
 import type { Retained } from '../../journal/retention.ts';
 import { BlockHasher } from '../../sync/block-hasher.ts';
 import type { GroupFile, ReplicaSide } from '../group/group-file.ts';
+import { DiskClaims } from '../group/hold-disk.ts';
 import { Applier } from './applier.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import { type ReplicaRecord, saveReplicaRecord } from './state-file.ts';
@@ -121,9 +122,13 @@ export class ReplicaGroup {
   readonly warnings: readonly string[];
   readonly applier: Applier;
   readonly clock: () => Time;
+  /** Its disks are nobody else's while it is a replica. */
+  readonly claims = new DiskClaims();
   readonly accesses = new Set<OpenAccess>();
   /** Takes a snapshot of the latest point, and tells of it in plain data; null where nobody can. */
   takeSnapshot: (() => Promise<unknown>) | null = null;
+  /** What production said of its virtual machine when it began to stream. */
+  configuration: string | null = null;
   private kept: ReplicaRecord;
   private follower: Follower | null = null;
   /** Why the journal is to take nothing more although it could: it is as large as it may be. */
@@ -461,6 +466,7 @@ export class ReplicaGroup {
     await this.applier.close();
     await this.journal.close();
     for (const disk of this.disks.values()) await disk.close();
+    this.claims.release();
   }
 }
 

@@ -232,8 +232,9 @@ export class Snapshots {
     }
   }
 
-  /** The description of the virtual machine, where production is on this host. */
+  /** The description of the virtual machine, as production told it, or where production is on this host. */
   private configuration(): string | null {
+    if (this.group.configuration !== null) return this.group.configuration;
     const { production } = this.group.file;
     if (production === null || production.replica !== null || production.configuration === null) return null;
     const bytes = readBounded(production.configuration, SNAPSHOT_MAX_CONFIGURATION_BYTES);

@@ -34,6 +34,8 @@ export interface CourseParts {
   readonly intents: Intents;
   /** Null where there is no replica to stream to: then all is marked. */
   readonly reach: ((signal: AbortSignal) => Promise<Reached>) | null;
+  /** Describes the virtual machine, as it is now. */
+  readonly configuration?: (() => string | null) | undefined;
   /** Seconds without an acknowledgement after which writes are marked. */
   readonly patience: number;
   /** Between attempts at most: 30 s, unless said. */
@@ -50,7 +52,7 @@ const SETTLED_MS = 30_000;
 export class Course implements Duplicator {
   readonly queue = new StreamQueue();
   phase: Phase = 'marking';
-  why: string | null = 'it begins';
+  why: string | null = 'not connected yet';
   since = Date.now();
   /** Times that writes fell to being marked. */
   falls = 0;
@@ -246,7 +248,15 @@ export class Course implements Duplicator {
       const link = new StreamLink(reached.connection, queue, (journaled) => this.journaled(journaled));
       const disks = this.disks.map(({ name, size }) => ({ name, size }));
       const { group, run } = parts;
-      const following = await link.follow({ version: STREAM_VERSION, group, disks, run, next: queue.next });
+      const configuration = parts.configuration?.() ?? null;
+      const following = await link.follow({
+        version: STREAM_VERSION,
+        group,
+        disks,
+        run,
+        next: queue.next,
+        configuration,
+      });
       await this.compareWith(following);
       this.link = link;
       const running = link.run();

@@ -24,6 +24,8 @@ export interface SplitterOptions {
   readonly disks: readonly { readonly name: string; readonly disk: string; readonly listen: NbdListen }[];
   /** Connects to the replica and greets it; null marks everything. */
   readonly reach: CourseParts['reach'];
+  /** Describes the virtual machine, for snapshots; asked for at each connection. */
+  readonly configuration?: (() => string | null) | undefined;
   /** Seconds without an acknowledgement after which writes are marked; 10 by default. */
   readonly patience?: number | undefined;
   /** Between attempts to come back, at most: 30 s by default. */
@@ -95,6 +97,7 @@ export async function openSplitter(options: SplitterOptions): Promise<Splitter> 
       run: randomBytes(16).toString('hex'),
       intents,
       reach: options.reach,
+      configuration: options.configuration,
       patience: options.patience ?? 10,
       longestPauseMs: options.longestPauseMs,
       onChange: () => splitter.changed(),

@@ -4,15 +4,14 @@
  */
 
 import { createHash } from 'node:crypto';
-import { constants, mkdirSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { mkdirSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { DriftmapError, systemError } from '../../base/errors.ts';
 import { loadBitmap, saveBitmap } from '../../bitmap/drift-file.ts';
 import { NO_SIGNATURE, SyncBitmap } from '../../bitmap/sync-bitmap.ts';
 import { readBounded, writeAtomically } from '../../codec/atomic-file.ts';
 import { type FileUnit, openFileUnit } from '../../lu/file-unit.ts';
-import { lock } from '../../sync/lock.ts';
+import { holdDisk, lockOr } from '../group/hold-disk.ts';
 import { Intents } from './intents.ts';
 import {
   type IntentDisk,
@@ -80,35 +79,6 @@ export async function hold(
   } catch (cause) {
     release();
     throw systemError(cause, { path: folder, operation: 'open' });
-  }
-}
-
-/** A block device is claimed from the kernel, which knows of mounts and volumes too; a file has a lock beside it. */
-async function holdDisk(path: string): Promise<() => void> {
-  if (!statSync(path).isBlockDevice())
-    return lockOr(`${path}.splitter-lock`, 'this disk is protected by another splitter');
-  try {
-    const claim = await open(path, constants.O_RDWR | constants.O_EXCL);
-    return () => void claim.close().catch(() => undefined);
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== 'EBUSY')
-      throw systemError(cause, { path, operation: 'open' });
-    const reason = 'this device is in use: by another splitter, a mounted file system, or a volume on it';
-    throw new DriftmapError('policy', reason, { path, cause });
-  }
-}
-
-function lockOr(path: string, reason: string): () => void {
-  try {
-    return lock(path);
-  } catch (cause) {
-    if (!(cause instanceof DriftmapError) || cause.kind !== 'policy') throw cause;
-    const holder =
-      /(process \d+ on \S+|another session of this process)/.exec(cause.message)?.[1] ?? 'another';
-    throw new DriftmapError('policy', `${reason}: ${holder}; if it is gone, remove this file`, {
-      path,
-      cause,
-    });
   }
 }
 

@@ -12,6 +12,7 @@ import {
   MAX_WIRE_TEXT_BYTES,
   MIN_BLOCK_SIZE,
   STREAM_MAX_ANSWER_BYTES,
+  STREAM_MAX_CONFIGURATION_BYTES,
   STREAM_MAX_DATA_BYTES,
   STREAM_MAX_WRITES,
   STREAM_MAX_ZERO_BYTES,
@@ -40,6 +41,8 @@ export const followShape = record({
   /** Of this run of the splitter: another splitter has another one. */
   run: hex32,
   next: count(),
+  /** What describes the virtual machine, kept with snapshots. */
+  configuration: optional(text(STREAM_MAX_CONFIGURATION_BYTES)),
 });
 export type Follow = Checked<typeof followShape>;
 

@@ -47,6 +47,7 @@ async function stream(
     ended ??= why;
     stop(why);
   };
+  group.configuration = follow.configuration;
   const leave = group.follow({ peer, failed: end, ended: end, recovered: () => undefined });
   const check = () => {
     if (ended !== null) throw ended;

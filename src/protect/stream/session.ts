@@ -5,7 +5,7 @@
  */
 
 import { DriftmapError, systemError } from '../../base/errors.ts';
-import { MAX_WIRE_TEXT_BYTES, STREAM_MAX_STAGED_BYTES } from '../../base/limits.ts';
+import { MAX_WIRE_TEXT_BYTES, STREAM_MAX_STAGED_BYTES, STREAM_PROBES_AT_ONCE } from '../../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import type { Appended, JournalWrite } from '../../journal/journal.ts';
 import type { Point } from '../../journal/points.ts';
@@ -131,6 +131,7 @@ class StreamSession {
   private count = 0;
   private bytes: ByteCount = 0;
   private lastDurable: Promise<unknown> = Promise.resolve();
+  private readonly probes = new Set<Promise<void>>();
   private failure: DriftmapError | null = null;
   private hasLeft = false;
   /** The highest that is durable and not told yet. */
@@ -187,7 +188,7 @@ class StreamSession {
     const { connection } = this;
     if (frame.type === MessageType.writes) return this.takeWrites(frame.payload);
     if (frame.type === MessageType.mark) return this.takeMark(connection.control(frame, markShape));
-    if (frame.type === MessageType.probe) return this.takeProbe(frame.payload);
+    if (frame.type === MessageType.probe) return this.beginProbe(frame.payload);
     if (frame.type !== MessageType.ask) throw connection.unexpected(frame, 'writes');
     const { id, what, body } = connection.control(frame, askShape);
     // Not waited for: a snapshot takes long, and the stream goes on.
@@ -265,6 +266,15 @@ class StreamSession {
         .catch(() => undefined);
       this.tell(order, 0);
     }
+  }
+
+  /** A few at a time: each waits until what was appended before is durable. */
+  private async beginProbe(payload: Uint8Array): Promise<void> {
+    while (this.probes.size >= STREAM_PROBES_AT_ONCE) await Promise.race(this.probes);
+    const probe = this.takeProbe(payload)
+      .catch((cause) => this.fail(systemError(cause, { operation: 'probe' })))
+      .finally(() => this.probes.delete(probe));
+    this.probes.add(probe);
   }
 
   private async takeProbe(payload: Uint8Array): Promise<void> {

@@ -77,6 +77,7 @@ export function diskDifference(file: GroupFile, model: Model, sequence: number):
 export function abandon(group: ReplicaGroup): void {
   clearInterval((group as unknown as { timer: NodeJS.Timeout }).timer);
   void group.applier.hold();
+  group.claims.release();
   rmSync(join(group.side.journal, 'lock'), { force: true });
 }
 

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { openUnit } from '../../../src/lu/open-unit.ts';
 import { describeWith, temporary } from '../../tools.ts';
 import { bytesOf, hosting, madeGroup, owners, run, startAccess } from './commands.ts';
-import { diskDifference, shapes } from './groups.ts';
+import { diskDifference, shapes, until } from './groups.ts';
 
 describe.each(owners)('with %s', (owner) => {
   it('points are listed, bookmarked, forgotten and rolled to', async () => {
@@ -75,6 +75,24 @@ describe.each(owners)('with %s', (owner) => {
     expect(diskDifference(file, model, model.last)).toBeNull();
     await host?.close();
   });
+});
+
+it('an access whose command is killed is discarded by the owner', async () => {
+  const folder = temporary();
+  const { file, model, middle } = await madeGroup(folder, 27);
+  const host = await hosting('a living owner', file);
+  const access = await startAccess(file.path, '--at', String(middle), '-U', folder, '--rolled');
+  const unit = await openUnit(access.open.exports[0]!.uri, { write: true });
+  await unit.write(0, Buffer.alloc(100, 1));
+  await unit.close();
+  access.child.kill('SIGKILL');
+  await access.ended;
+  await until(
+    'it is discarded',
+    () => host!.group.accesses.size === 0 && host!.group.state().lag.records === 0,
+  );
+  expect(diskDifference(file, model, model.last)).toBeNull();
+  await host!.close();
 });
 
 describeWith(['nbdcopy', 'nbdinfo'], 'other clients read a point', () => {

@@ -47,7 +47,14 @@ const probe = {
 const controls = {
   follow: [
     followShape,
-    { version: 1, group: 'web', disks: [{ name: 'system', size: disks[0]!.size }], run, next: 1 },
+    {
+      version: 1,
+      group: 'web',
+      disks: [{ name: 'system', size: disks[0]!.size }],
+      run,
+      next: 1,
+      configuration: '<domain/>',
+    },
   ],
   following: [followingShape, { version: 1, journal: run, last: 12, suspended: true }],
   mark: [markShape, { order: 9, kind: 'bookmark', text: 'before the upgrade', consistency: 'application' }],
