@@ -71,7 +71,9 @@ function report(title, names, notes = {}) {
 function ratio(what, a, b, most) {
   const [walls, cpus] = [wall(a) / wall(b), processor(a) / processor(b)];
   const verdict = smoke ? '' : walls <= most ? ', reached' : ', missed';
-  console.log(`  ${what}: ${walls.toFixed(2)} (${cpus.toFixed(2)} of CPU; goal ${most.toFixed(2)}${verdict})`);
+  console.log(
+    `  ${what}: ${walls.toFixed(2)} (${cpus.toFixed(2)} of CPU; goal ${most.toFixed(2)}${verdict})`,
+  );
 }
 
 try {
