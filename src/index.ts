@@ -80,11 +80,20 @@ export { openIndex, type SignatureIndex } from './signature/index-file.ts';
 export type { IndexHeader, IndexSubject } from './signature/index-table.ts';
 export { type CompareOptions, type CompareResult, compareSites, verify } from './sync/compare-sites.ts';
 export { type FailoverOptions, failover, openMarked } from './sync/failover.ts';
-export type { LiveProduction } from './sync/production-session.ts';
+export type { LiveGeometry, LivePass, LiveProduction } from './sync/live.ts';
+export {
+  type LiveEnding,
+  liveFromBitmap,
+  liveFromMarks,
+  liveFromQemu,
+  type OpenLive,
+} from './sync/live-marks.ts';
 export type { SyncProgress } from './sync/progress.ts';
 export { type DriftmapServer, type ListenServerOptions, serve } from './sync/serve.ts';
 export { type Grant, type ServeOptions, serveSession } from './sync/server.ts';
+export { connect, SiteConnection, SiteDisk } from './sync/site-connection.ts';
 export { loadState, type ReplicaState, statePath } from './sync/state-file.ts';
 export { type SyncOptions, type SyncResult, sync } from './sync/sync.ts';
+export { type AllProgress, type PairResult, type SyncAllOptions, syncAll } from './sync/sync-all.ts';
 export { RateLimiter } from './wire/limiter.ts';
 export type { Transport } from './wire/transport.ts';

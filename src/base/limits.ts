@@ -371,3 +371,20 @@ export const JOURNAL_MAX_DISKS = 1024;
 export const JOURNAL_MAX_SEGMENTS = 1_048_576;
 /** The file that describes a group: names and identities of its disks. */
 export const JOURNAL_MAX_GROUP_BYTES = 1 * MiB;
+// Live sync
+/** One line of QEMU's monitor: a description of all block nodes of a machine with a thousand disks. */
+export const QMP_MAX_LINE_BYTES = 16 * MiB;
+/** Silence of a monitor that owes an answer: a transaction waits for requests in flight, and a dead disk for its timeout. */
+export const QMP_SILENCE_SECONDS = 120;
+/** Passes over what became dirty: a guest that writes faster than the link carries never ends by itself. */
+export const MAX_LIVE_PASSES = 16;
+/** Trees without leaves that production keeps while it waits for answers, where an index makes the leaves again: 70 MiB; 4 TiB in blocks of 64 KiB. */
+export const MAX_LIGHT_WINDOWS = 1024;
+/** Between two sessions of one connection: a client that has proved who it is may think for so long, and no longer, because it takes a place. */
+export const SESSION_IDLE_MS = 600_000;
+/** Pairs of disks that one command synchronizes: a machine's worth of lines in a file. */
+export const MAX_PAIRS = 4096;
+/** Pairs at one time: each takes up to 300 MB on either side. */
+export const MAX_PAIRS_AT_ONCE = 16;
+/** What an interrupted comparison loses at most: so much work is done again after a crash, and a note costs milliseconds. */
+export const COMPARISON_NOTE_MS = 10_000;

@@ -19,6 +19,17 @@ export function defineBitmap(program: Command): void {
     .summary('look at sync bitmaps and combine them')
     .description(
       'Works on sync bitmaps (.drift files), which say which blocks of a disk must be synchronized: what QEMU calls a dirty bitmap.',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  driftmap scan vm.raw copy.raw --bitmap vm.drift       makes one
+  driftmap bitmap show vm.drift
+  driftmap bitmap or monday.drift tuesday.drift -o both.drift
+  driftmap bitmap list vm.qcow2                         those that QEMU keeps in an image
+  driftmap bitmap import vm.qcow2 since-monday -o vm.drift
+${explainExits}`,
     );
   bitmap
     .command('show')

@@ -59,10 +59,12 @@ async function runFailover(replica: string, flags: StateFlags): Promise<void> {
 
 async function runState(replica: string, flags: StateFlags): Promise<void> {
   const { loadState, statePath } = await import('../sync/state-file.ts');
-  const { canonical } = await import('../sync/target.ts');
+  const { canonical, checkThere } = await import('../sync/target.ts');
+  checkThere(replica);
   const path = flags.state ?? statePath(canonical(replica));
   const state = loadState(path);
-  if (state === null) throw new DriftmapError('not-found', 'no state: this disk is no replica', { path });
+  if (state === null)
+    throw new DriftmapError('not-found', `is no replica: there is no ${path}`, { path: replica });
   await print(flags.json ? asJson(state) : describe(replica, state));
   process.exitCode = state.status === 'synchronizing' ? Exit.different : Exit.equal;
 }

@@ -12,6 +12,7 @@ import type { AlgorithmName } from '../signature/algorithm.ts';
 import type { SignatureIndex } from '../signature/index-file.ts';
 import { loadMarks } from './bitmap-source.ts';
 import { Exit, explainExits, warn } from './exit.ts';
+import { withPartial } from './keep-partial.ts';
 import {
   allowOutsideOption,
   blockSizeOption,
@@ -129,7 +130,7 @@ async function runScan(
   options: ScanCommandOptions,
   command: Command,
 ): Promise<void> {
-  if (isRemote(production, replica)) return runRemoteScan(production, replica, options);
+  if (isRemote(production, replica)) return runRemoteScan(production, replica, options, command);
   if (options.compare === 'bytes' && command.getOptionValueSource('signature') !== 'default') {
     const reason = '--compare bytes signs nothing: leave out --signature, or --compare bytes';
     throw new DriftmapError('argument', reason);
@@ -242,43 +243,10 @@ async function scanUntilStopped(
     });
   } catch (cause) {
     bar.stop();
-    if (!partial || !options.bitmap) throw cause;
-    const message = `${messageOf(cause)}; ${await keepPartial(partial, options.bitmap)}`;
-    throw new DriftmapError(kindOf(cause), message, { cause });
+    throw options.bitmap ? await withPartial(cause, partial, options.bitmap) : cause;
   } finally {
     bar.stop();
   }
-}
-
-/** Keeps what a scan had found, unless the file holds a bitmap of the same disks that looked at more. */
-async function keepPartial(partial: SyncBitmap, file: string): Promise<string> {
-  const { loadBitmap } = await import('../bitmap/drift-file.ts');
-  let earlier: SyncBitmap | undefined;
-  try {
-    earlier = loadBitmap(file);
-    partial.checkSameDisks(earlier, file);
-  } catch {
-    // None there, or one of other disks: there is nothing to spare.
-    earlier = undefined;
-  }
-  if (earlier && earlier.coveredBlocks > partial.coveredBlocks) {
-    return `${file} keeps an earlier bitmap of these disks, which looked at more`;
-  }
-  await save(partial, file);
-  return partialNote(partial, file);
-}
-
-function partialNote(partial: SyncBitmap, file: string): string {
-  const percent = partial.blocks === 0 ? 100 : Math.floor((100 * partial.coveredBlocks) / partial.blocks);
-  return `${percent} % was compared and is kept: go on with --resume ${file}`;
-}
-
-function kindOf(cause: unknown): DriftmapError['kind'] {
-  return cause instanceof DriftmapError ? cause.kind : 'internal';
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }
 
 /** An hour's scan must not end with "no such directory". */

@@ -41,7 +41,7 @@ export function defineServe(program: Command): void {
     .addOption(
       new Option(
         '--grant <name=disk>',
-        'a disk and the name that clients say; options follow: ,ro ,format=F ,state=FILE ,source=DISK',
+        'a disk and the name that clients say; options follow: ,ro ,format=F ,state=FILE ,source=DISK ,index=FILE',
       ).argParser(readGrant),
     )
     .option('--tls-cert <file>', 'our certificate (PEM)')
@@ -86,7 +86,9 @@ function readGrant(text: string, before: [string, Grant][] = []): [string, Grant
   if (before.some(([taken]) => taken === name)) throw new InvalidArgumentError(`'${name}' is granted twice`);
   if (before.length === MAX_GRANTS) throw new InvalidArgumentError(`expected at most ${MAX_GRANTS} grants`);
   // Options begin with a comma and a word we know: an address may hold commas too.
-  const [disk = '', ...options] = text.slice(equals + 1).split(/,(?=ro(?:,|$)|format=|state=|source=)/);
+  const [disk = '', ...options] = text
+    .slice(equals + 1)
+    .split(/,(?=ro(?:,|$)|format=|state=|source=|index=)/);
   const value = (key: string) =>
     options.find((option) => option.startsWith(`${key}=`))?.slice(key.length + 1);
   const grant: Grant = {
@@ -95,6 +97,7 @@ function readGrant(text: string, before: [string, Grant][] = []): [string, Grant
     format: value('format'),
     state: value('state'),
     sources: options.filter((option) => option.startsWith('source=')).map((option) => option.slice(7)),
+    indexes: options.filter((option) => option.startsWith('index=')).map((option) => option.slice(6)),
   };
   return [...before, [name, grant]];
 }

@@ -6,9 +6,11 @@ import { DriftmapError } from '../base/errors.ts';
 import { MAX_TOKEN_BYTES, MIN_TOKEN_BYTES } from '../base/limits.ts';
 import { parseSize } from '../base/units.ts';
 import { readBounded } from '../codec/atomic-file.ts';
+import type { AlgorithmName } from '../signature/algorithm.ts';
 import type { SiteOptions } from '../sync/connect.ts';
 import { RateLimiter } from '../wire/limiter.ts';
 import { warn } from './exit.ts';
+import { repeatedOption } from './options.ts';
 
 export interface SiteFlags {
   ssh?: string;
@@ -40,6 +42,39 @@ export function addSiteOptions(command: Command): Command {
     .option('--token-file <file>', 'the secret that both sites share')
     .option('--insecure', 'allow a server on another machine without TLS')
     .addOption(rateOption());
+}
+
+export interface IndexFlags {
+  productionIndex?: string[];
+  replicaIndex?: string[];
+}
+
+/** Of disks that are here. */
+export function addIndexOptions(command: Command): Command {
+  return command
+    .addOption(
+      repeatedOption(
+        '--production-index <file>',
+        'use the signatures of this index of the production disk, when it is here; may be repeated',
+      ),
+    )
+    .addOption(repeatedOption('--replica-index <file>', 'the same for the replica'));
+}
+
+function isIndexed({ productionIndex = [], replicaIndex = [] }: IndexFlags): boolean {
+  return productionIndex.length + replicaIndex.length > 0;
+}
+
+/** Undefined where an index decides, since the user did not. */
+export function chosenBlockSize(command: Command, flags: IndexFlags & { blockSize: number }) {
+  const isDefault = command.getOptionValueSource('blockSize') === 'default';
+  return isIndexed(flags) && isDefault ? undefined : flags.blockSize;
+}
+
+/** As `chosenBlockSize`. */
+export function chosenSignature(command: Command, flags: IndexFlags & { signature: AlgorithmName }) {
+  const isDefault = command.getOptionValueSource('signature') === 'default';
+  return isIndexed(flags) && isDefault ? undefined : flags.signature;
 }
 
 export function rateOption(): Option {

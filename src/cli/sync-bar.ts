@@ -2,20 +2,27 @@
 
 import { humanSize } from '../base/units.ts';
 import type { SyncProgress } from '../sync/progress.ts';
+import type { AllProgress } from '../sync/sync-all.ts';
 import { clock } from './progress-bar.ts';
-import { columns } from './terminal.ts';
+import { columns, printable } from './terminal.ts';
 
 export interface SyncBar {
-  show(progress: SyncProgress): void;
+  show(progress: SyncProgress | AllProgress): void;
+  /** A line that stays, above the bar; also where no bar is drawn. */
+  say(text: string): void;
   stop(): void;
 }
 
 /** Draws on a terminal; elsewhere, and with `quiet`, it does nothing. */
 export async function createSyncBar(quiet: boolean): Promise<SyncBar> {
   const stream = process.stderr;
-  if (quiet || !stream.isTTY) return { show: () => {}, stop: () => {} };
+  const say = (text: string) => {
+    stream.write(`${stream.isTTY ? '\r\u001b[K' : ''}driftmap: ${printable(text)}\n`);
+  };
+  if (quiet || !stream.isTTY) return { show: () => {}, say, stop: () => {} };
   let drawn = false;
   return {
+    say,
     show(progress) {
       stream.write(`\r\u001b[K${progressLine(progress).slice(0, columns(stream) - 1)}`);
       drawn = true;
@@ -29,7 +36,7 @@ export async function createSyncBar(quiet: boolean): Promise<SyncBar> {
 const cells = '█';
 
 /** `sending    ██████░░░░  61%  12.3 MiB/s  1:02 left  placed 32 MiB  saved 5 MiB` */
-export function progressLine(progress: SyncProgress): string {
+export function progressLine(progress: SyncProgress | AllProgress): string {
   const { phase, totalBytes, doneBytes, bytesPerSecond, secondsLeft, placedBytes, savedBytes, wireBytes } =
     progress;
   const share = totalBytes === 0 ? 1 : doneBytes / totalBytes;
@@ -40,6 +47,7 @@ export function progressLine(progress: SyncProgress): string {
     `${bar}${`${Math.floor(share * 100)}%`.padStart(5)}`,
     `${humanSize(Math.round(bytesPerSecond))}/s`,
   ];
+  if ('pairs' in progress) parts.push(`${progress.endedPairs} of ${progress.pairs} pairs`);
   if (secondsLeft !== undefined && secondsLeft > 0.5) parts.push(`${clock(secondsLeft)} left`);
   if (placedBytes > 0) parts.push(`placed ${humanSize(placedBytes)}`);
   if (savedBytes > 0) parts.push(`saved ${humanSize(savedBytes)}`);

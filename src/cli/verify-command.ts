@@ -13,12 +13,21 @@ import {
   workersOption,
 } from './options.ts';
 import { firstRanges, line, listRanges } from './scan-report.ts';
-import { addSiteOptions, explainSites, type SiteFlags, siteOptions } from './site-options.ts';
+import {
+  addIndexOptions,
+  addSiteOptions,
+  chosenBlockSize,
+  chosenSignature,
+  explainSites,
+  type IndexFlags,
+  type SiteFlags,
+  siteOptions,
+} from './site-options.ts';
 import { stopOnSignals } from './stop.ts';
 import { createSyncBar } from './sync-bar.ts';
 import { paint, print, printable } from './terminal.ts';
 
-interface VerifyFlags extends SiteFlags {
+interface VerifyFlags extends SiteFlags, IndexFlags {
   blockSize: number;
   signature: AlgorithmName;
   workers?: number;
@@ -41,6 +50,7 @@ export function defineVerify(program: Command): void {
     .argument('<replica>', 'the disk that should be equal')
     .addOption(blockSizeOption())
     .addOption(signatureOption('nh128'));
+  addIndexOptions(command);
   addSiteOptions(command)
     .addOption(workersOption())
     .option('--all', 'print every range, not only the first twenty')
@@ -60,7 +70,12 @@ ${explainExits}`,
     .action(runVerify);
 }
 
-async function runVerify(production: string, replica: string, flags: VerifyFlags): Promise<void> {
+async function runVerify(
+  production: string,
+  replica: string,
+  flags: VerifyFlags,
+  command: Command,
+): Promise<void> {
   const signal = stopOnSignals();
   const { verify } = await import('../sync/compare-sites.ts');
   const bar = await createSyncBar(flags.quiet === true || flags.json === true);
@@ -70,8 +85,10 @@ async function runVerify(production: string, replica: string, flags: VerifyFlags
       ...siteOptions(flags, signal),
       production,
       replica,
-      blockSize: flags.blockSize,
-      signature: flags.signature,
+      blockSize: chosenBlockSize(command, flags),
+      signature: chosenSignature(command, flags),
+      productionIndex: flags.productionIndex,
+      replicaIndex: flags.replicaIndex,
       workers: flags.workers,
       productionFormat: flags.productionFormat,
       replicaFormat: flags.replicaFormat,

@@ -77,6 +77,12 @@ export async function settleGeneration(disk: VirtualDisk): Promise<string[]> {
   return [...warnings, ...unseenStores(disk)];
 }
 
+/** The generation, of which stores through a mapping that come later make another one. */
+export async function settledGeneration(disk: VirtualDisk): Promise<string> {
+  await settleGeneration(disk);
+  return disk.generation();
+}
+
 function unseenStores(disk: VirtualDisk): string[] {
   const silent = disk.sources.filter(({ unit }) => unit instanceof FileUnit && !unit.tellsOfStores());
   return silent.map(

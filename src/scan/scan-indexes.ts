@@ -85,6 +85,22 @@ export function prepareIndexes(
   return { task, warnings, retain };
 }
 
+/**
+ * The indexes of one side alone, for a comparison by blake3.
+ * @param what for messages: the option's name
+ * @throws DriftmapError as `prepareIndexes`
+ */
+export function prepareSide(
+  indexes: readonly SignatureIndex[],
+  disk: VirtualDisk,
+  blockSize: ByteCount,
+  what: string,
+): { readonly side: SideIndexes; readonly warnings: readonly string[] } {
+  const warnings: string[] = [];
+  const side = sideIndexes(listOf(indexes, what), disk, blockSize, warnings);
+  return { side, warnings };
+}
+
 /** Before indexes are compared with their disks' generations. @returns warnings, as `settleGeneration` */
 export async function settleIndexed(
   options: IndexOptions & { readonly production: VirtualDisk; readonly replica: VirtualDisk },

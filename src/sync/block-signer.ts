@@ -4,6 +4,9 @@ import { DriftmapError } from '../base/errors.ts';
 import type { BlockIndex, ByteCount } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
+import { IndexedSide } from '../scan/indexed-side.ts';
+import { makeSampling } from '../scan/sampling.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { Side } from '../scan/side.ts';
 import { layOutSlot, pieceBytes, type SlotLayout, slotBytes } from '../scan/slot-layout.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
@@ -18,6 +21,7 @@ export interface BlockSignerSetup {
   readonly size: ByteCount;
   readonly blockSize: ByteCount;
   readonly modules?: KernelModules;
+  readonly indexes?: SideIndexes | null | undefined;
 }
 
 /** Memories that no signer uses: each holds address space, so they are used again. */
@@ -47,8 +51,12 @@ export class BlockSigner {
   private zeroSignature = new Uint8Array(0);
 
   private readonly arena: Arena;
+  private readonly indexes: SideIndexes | null;
+  /** Where this pass takes signatures from indexes. */
+  private indexed: IndexedSide | null = null;
 
-  constructor({ disk, size, blockSize, modules = loadKernels() }: BlockSignerSetup) {
+  constructor({ disk, size, blockSize, modules = loadKernels(), indexes = null }: BlockSignerSetup) {
+    this.indexes = indexes;
     this.arena = takeArena(slotBytes(blockSize));
     const { memory, pointer } = this.arena.slots.slot(0);
     this.size = size;
@@ -68,16 +76,24 @@ export class BlockSigner {
     return this.side.readBytes;
   }
 
-  async begin({ algorithm, key, nodeKey }: SignPass): Promise<void> {
+  async begin({ algorithm, key, nodeKey, indexed = false }: SignPass): Promise<void> {
     const chosen = algorithmByName(algorithm);
     this.signer = await this.kernels.signer(chosen, key ?? undefined);
     this.leafSigner =
       chosen.name === 'nh128' ? null : await this.kernels.signer(algorithmByName('nh128'), nodeKey);
+    this.indexed = indexed && this.indexes !== null ? this.indexedSide(this.indexes, this.signer) : null;
     const { buffer } = this.layout;
     this.bytes.fill(0, buffer, buffer + this.blockSize);
     this.sign(this.blockSize);
     this.zeroSignature = this.bytes.slice(this.signaturesAt, this.signaturesAt + chosen.digestLength);
     this.zeroLeaf = this.bytes.slice(this.leavesAt, this.leavesAt + DIGEST_BYTES);
+  }
+
+  private indexedSide(indexes: SideIndexes, signer: Signer): IndexedSide {
+    const { side, kernels, bytes, layout, blockSize, size } = this;
+    const bench = { kernels, signer, bytes, digests: layout.productionDigests };
+    const sampling = makeSampling(undefined, undefined);
+    return new IndexedSide({ side, indexes, sampling, salt: 0, blockSize, size, bench, layout });
   }
 
   /** The leaf of a whole block of zeros. */
@@ -123,9 +139,16 @@ export class BlockSigner {
         continue;
       }
       const length = Math.min(pieceBytes(blockSize), to - offset);
-      const pending = side.read(offset, bytes.subarray(layout.buffer, layout.buffer + length));
-      if (pending) await pending;
-      this.sign(length);
+      if (this.indexed === null) {
+        const pending = side.read(offset, bytes.subarray(layout.buffer, layout.buffer + length));
+        if (pending) await pending;
+        this.sign(length);
+      } else {
+        const count = Math.ceil(length / blockSize);
+        const pending = this.indexed.signatures(offset / blockSize, count, layout.productionDigests);
+        if (pending) await pending;
+        this.signLeaves(count);
+      }
       this.store(segment, offset / blockSize, Math.ceil(length / blockSize));
       offset += length;
     }
@@ -133,7 +156,7 @@ export class BlockSigner {
 
   /** Signs what is in the buffer. */
   private sign(length: ByteCount): void {
-    const { signer, leafSigner, blockSize, layout } = this;
+    const { signer, blockSize, layout } = this;
     if (signer === null) throw new DriftmapError('internal', 'a segment before its pass');
     const full = Math.floor(length / blockSize);
     const tail = length - full * blockSize;
@@ -141,7 +164,13 @@ export class BlockSigner {
     const { buffer, productionDigests } = layout;
     if (full) signer.sign(buffer, blockSize, full, productionDigests);
     if (tail) signer.sign(buffer + full * blockSize, tail, 1, productionDigests + full * digestLength);
-    leafSigner?.sign(productionDigests, digestLength, full + (tail ? 1 : 0), layout.replicaDigests);
+    this.signLeaves(full + (tail ? 1 : 0));
+  }
+
+  /** Leaves of the signatures that were made last. */
+  private signLeaves(count: number): void {
+    const { productionDigests, replicaDigests } = this.layout;
+    this.leafSigner?.sign(productionDigests, this.signer!.algorithm.digestLength, count, replicaDigests);
   }
 
   private store({ start, leaves, signatures }: SignSegment, first: BlockIndex, count: number): void {

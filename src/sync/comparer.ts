@@ -1,13 +1,16 @@
 /** One side's part in the comparisons of a session: threads, keys and trees around `Comparison`. */
 
+import { WINDOW_BLOCKS } from '../base/limits.ts';
 import type { BlockCount, ByteCount } from '../base/units.ts';
 import { blockCount } from '../base/units.ts';
-import { PagedBits } from '../bitmap/paged-bits.ts';
+import type { PagedBits } from '../bitmap/paged-bits.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import type { SignatureAlgorithm } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
 import { BlockSigner } from './block-signer.ts';
 import { Comparison } from './comparison.ts';
+import { emptyLooked, type Looked } from './comparison-notes.ts';
 import { TreeBuilder } from './digest-tree.ts';
 import { SignPool } from './sign-pool.ts';
 import { WindowSigner } from './window-signer.ts';
@@ -19,6 +22,8 @@ export interface ComparerOptions {
   readonly size: ByteCount;
   readonly blockSize: ByteCount;
   readonly workers: number;
+  /** Signature indexes of the disk. */
+  readonly indexes?: SideIndexes | null | undefined;
 }
 
 export interface CompareCall {
@@ -28,8 +33,12 @@ export interface CompareCall {
   readonly nodeKey: Uint8Array;
   /** Blocks to look at; null for all. */
   readonly todo: PagedBits | null;
+  /** Indexes may be used: nobody has written to the disk since they were made. */
+  readonly indexed?: boolean | undefined;
   readonly onSignatures?: ((window: number, signatures: Uint8Array) => void) | undefined;
   readonly onProgress: (bytes: ByteCount) => void;
+  /** Kept up to date: what is known when the comparison fails. */
+  readonly looked?: Looked | undefined;
 }
 
 /** A link that answers within this is a local network. */
@@ -57,7 +66,8 @@ export class Comparer {
   async compare(call: CompareCall): Promise<PagedBits> {
     const { connection, disk, size, blockSize } = this.options;
     const { algorithm, key, nodeKey, todo, leads, onSignatures, onProgress } = call;
-    const pass = { algorithm: algorithm.name, key, nodeKey };
+    const indexed = call.indexed === true && algorithm.name === 'blake3';
+    const pass = { algorithm: algorithm.name, key, nodeKey, indexed };
     const pool = this.threads;
     pool.begin(pass);
     const own = new BlockSigner({ disk, size, blockSize });
@@ -76,9 +86,10 @@ export class Comparer {
       zeroLeaf,
       signatureBytes,
       onSignatures,
+      isCheap: indexed && (this.options.indexes ?? null) !== null,
       onProgress,
     });
-    const found = new PagedBits(this.blocks);
+    const { found, settled } = call.looked ?? emptyLooked(this.blocks);
     const comparison = new Comparison({
       connection,
       signer,
@@ -90,7 +101,11 @@ export class Comparer {
         return { roundTrip, bytesPerSecond: roundTrip < NEAR_SECONDS ? NEAR_RATE : FAR_RATE };
       },
       onDiffer: (block) => found.set(block),
-      onSettled: () => undefined,
+      onSettled: (first, end) =>
+        settled.setRun({
+          start: first * WINDOW_BLOCKS,
+          end: Math.min(end * WINDOW_BLOCKS, this.blocks),
+        }),
     });
     // While the threads sign, this one is idle, and so is the peer's: what is measured now is the link.
     connection.ping();

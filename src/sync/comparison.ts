@@ -20,7 +20,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { MAX_DESCENTS, MAX_OPEN_WINDOWS, WINDOW_BLOCKS } from '../base/limits.ts';
+import { MAX_DESCENTS, MAX_LIGHT_WINDOWS, MAX_OPEN_WINDOWS, WINDOW_BLOCKS } from '../base/limits.ts';
 import type { BlockCount } from '../base/units.ts';
 import type { PagedBits } from '../bitmap/paged-bits.ts';
 import type { Connection } from '../wire/connection.ts';
@@ -63,15 +63,15 @@ export interface ComparisonOptions {
 
 /** A window that is neither known to be equal nor known where it differs. */
 interface OpenWindow {
-  readonly tree: DigestTree;
+  tree: DigestTree;
   /** Gives the tree's memory back; nothing for a background tree. */
-  readonly release: () => void;
+  release: () => void;
   /** Of the digests that we sent last; the answer must be below it. */
   level: number;
 }
 
-/** Honest production sends tops of few windows that are not answered. */
-const MAX_WAITING_TOPS = 2 * MAX_OPEN_WINDOWS + 64;
+/** Honest production sends tops of few windows that are not answered, with or without an index. */
+const MAX_WAITING_TOPS = 2 * MAX_LIGHT_WINDOWS + 64;
 
 const NOTHING = () => undefined;
 
@@ -84,6 +84,8 @@ export class Comparison {
   private looked = 0;
   /** Production: windows signed and not settled. Replica: windows that descend. */
   private readonly gate: Gate;
+  /** Signing a window again costs nothing to speak of: its leaves are not kept meanwhile. */
+  private readonly light: boolean;
   private readonly tops: TopRun[] = [];
   private topsCame: (() => void) | null = null;
   /** Windows below this have had their tops, sent or received. */
@@ -97,7 +99,9 @@ export class Comparison {
   constructor(options: ComparisonOptions) {
     this.options = options;
     this.windows = Math.ceil(options.blocks / WINDOW_BLOCKS);
-    this.gate = new Gate(options.leads ? MAX_OPEN_WINDOWS : MAX_DESCENTS);
+    this.light = options.leads && options.signer.isCheap;
+    const most = this.light ? MAX_LIGHT_WINDOWS : MAX_OPEN_WINDOWS;
+    this.gate = new Gate(options.leads ? most : MAX_DESCENTS);
   }
 
   /** Resolves when every window is settled, on this side. */
@@ -143,7 +147,8 @@ export class Comparison {
       if (signed !== null) {
         runs.push({ first: window, end: window + 1, digest: signed.tree.top });
         await this.gate.enter();
-        this.open.set(window, { tree: signed.tree, release: signed.release, level: TOP_LEVEL });
+        const open = this.light ? lightened(signed) : signed;
+        this.open.set(window, { tree: open.tree, release: open.release, level: TOP_LEVEL });
       }
       this.topped = signed === null ? this.windows : window + 1;
       if (runs.length > 0) await this.options.connection.send(MessageType.tops, encodeTops(runs));
@@ -235,10 +240,18 @@ export class Comparison {
       leaves,
       together: MAX_DESCENTS / 2,
     });
+    if (level === 0) await this.restoreLeaves(window, open);
     const digests = open.tree.digestsBelow(parentLevel, parents, level, leaves);
     open.level = level;
     const nodes: Nodes = { window, level, parentLevel, parents, digests };
     await this.options.connection.send(MessageType.nodes, ...encodeNodes(nodes));
+  }
+
+  private async restoreLeaves(window: number, open: OpenWindow): Promise<void> {
+    if (open.tree.hasLeaves) return;
+    const { tree, release } = await this.options.signer.again(window);
+    open.tree = tree;
+    open.release = release;
   }
 
   private async takeNodes({ payload }: Frame): Promise<void> {
@@ -247,6 +260,7 @@ export class Comparison {
     const open = this.open.get(window) ?? this.openBackground(window);
     if (parentLevel !== open.level || parentLevel === 0)
       throw malformed(`expected nodes of window ${window} below level ${open.level}, got ${parentLevel}`);
+    if (level === 0) await this.restoreLeaves(window, open);
     const differing = open.tree.differing(nodes);
     if (level > 0 && differing.length > 0) {
       await this.sendNodes(window, open, level, differing);
@@ -324,6 +338,12 @@ export class Comparison {
     this.looked += (end - first) * WINDOW_BLOCKS;
     this.options.onSettled(first, end);
   }
+}
+
+/** Without its leaves, whose memory is used again at once. */
+function lightened({ tree, release }: SignedWindow): Pick<OpenWindow, 'tree' | 'release'> {
+  release();
+  return { tree: tree.withoutLeaves(), release: NOTHING };
 }
 
 function malformed(reason: string): DriftmapError {

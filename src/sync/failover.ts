@@ -12,10 +12,11 @@ import { MiB } from '../base/units.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { openDisk } from '../disk/open.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
+import { settleGeneration } from '../scan/generation.ts';
 import { lock } from './lock.ts';
 import { MarkedUnit } from './marked-unit.ts';
 import { loadState, type ReplicaState, saveState, statePath } from './state-file.ts';
-import { canonical, sameDisk } from './target.ts';
+import { canonical, checkThere, sameDisk } from './target.ts';
 
 export interface FailoverOptions {
   readonly replica: string;
@@ -29,13 +30,16 @@ export interface FailoverOptions {
  * @throws DriftmapError `not-found` (no state), `policy` (not consistent, in use, failed over already), `mismatch`
  */
 export async function failover({ replica, state, force = false }: FailoverOptions): Promise<ReplicaState> {
+  checkThere(replica);
   const path = canonical(replica);
   const stateAt = state ?? statePath(path);
   const unlock = lock(`${stateAt}.lock`);
   try {
     const prior = loadState(stateAt);
     if (prior === null)
-      throw new DriftmapError('not-found', 'no state: this disk has never been a replica', { path: stateAt });
+      throw new DriftmapError('not-found', `has never been a replica: there is no ${stateAt}`, {
+        path: replica,
+      });
     if (prior.status === 'failed-over')
       throw new DriftmapError('policy', `it was failed over already, ${prior.since}`, { path });
     if (prior.status !== 'consistent' && !force) {
@@ -46,6 +50,8 @@ export async function failover({ replica, state, force = false }: FailoverOption
     }
     const disk = await openDisk(path, { format: prior.format });
     try {
+      // Stores through a mapping that come later must show in the generation.
+      await settleGeneration(disk);
       if (!sameDisk(prior.bitmap.header.replica.identity, disk.identity))
         throw new DriftmapError('mismatch', 'the state is about another file that had this name', { path });
       const next = promoted(prior, disk.identity, disk.generation());
@@ -81,6 +87,7 @@ export async function openMarked(
   path: string,
   options: { readonly state?: string | undefined } = {},
 ): Promise<MarkedUnit> {
+  checkThere(path);
   const real = canonical(path);
   const stateAt = options.state ?? statePath(real);
   const unlock = lock(`${stateAt}.lock`);

@@ -23,6 +23,8 @@ export interface KeeperOptions {
   /** What was true before this session. */
   readonly prior: ReplicaState | null;
   readonly epoch: number;
+  /** Called when a state has become durable. */
+  readonly onStored?: (() => void) | undefined;
   /** For tests. */
   readonly now?: (() => Date) | undefined;
 }
@@ -184,6 +186,7 @@ export class StateKeeper {
     if (path === null || this.status === null) return;
     const { status, since, consistentAt, generation, epoch, bitmap } = this;
     saveState({ status, since, consistentAt, generation, epoch, format, bitmap }, path);
+    this.options.onStored?.();
   }
 
   private now(): string {

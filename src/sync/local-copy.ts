@@ -8,6 +8,7 @@ import { LOCAL_CHECKPOINT_BYTES, MAX_DATA_BYTES } from '../base/limits.ts';
 import { type ByteCount, MiB } from '../base/units.ts';
 import type { PagedBits } from '../bitmap/paged-bits.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { settledGeneration } from '../scan/generation.ts';
 import { Side } from '../scan/side.ts';
 import { stopped } from './connect.ts';
 import { type Piece, piecesOf } from './marked-pieces.ts';
@@ -62,7 +63,7 @@ export async function copyMarked(options: LocalCopyOptions): Promise<boolean> {
       await setImmediate();
     }
   }
-  const generation = production.generation();
+  const generation = await settledGeneration(production);
   const consistent = await keeper.finish(generation, generation === since);
   totals.markedBlocks = bitmap.count;
   totals.begin('finished', 0);

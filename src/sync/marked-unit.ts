@@ -14,6 +14,8 @@ export interface MarkedUnitParts {
   readonly atATime: ByteCount;
 }
 
+/** Between two times that the state vouches for its marks while the disk is in use: a store costs a few flushes. */
+const VOUCH_MS = 1000;
 /** No generation is equal to it: who finds it knows that marks may be missing, because nobody closed the unit. */
 const IN_USE = 'in use';
 
@@ -23,6 +25,8 @@ export class MarkedUnit implements LogicalUnit {
   private closed = false;
   /** Whether every write so far was marked: the marks that were there cover all that happened before. */
   private readonly vouches: boolean;
+  private unvouched = false;
+  private vouchedAt = Number.NEGATIVE_INFINITY;
 
   constructor(parts: MarkedUnitParts) {
     this.parts = parts;
@@ -52,8 +56,18 @@ export class MarkedUnit implements LogicalUnit {
     this.mark(range);
     return this.parts.unit.zero(range);
   }
-  flush(): Completion {
-    return this.parts.unit.flush();
+  /**
+   * All that was written is durable then, and all of it is marked: so the state may say so, and after a crash with
+   * nothing written since, its marks are all that has to be compared. A write after it makes another generation.
+   */
+  async flush(): Promise<undefined> {
+    const { unit } = this.parts;
+    await unit.flush();
+    if (!this.vouches || !this.unvouched || performance.now() - this.vouchedAt < VOUCH_MS) return undefined;
+    this.unvouched = false;
+    this.vouchedAt = performance.now();
+    this.store(unit.generation());
+    return undefined;
   }
   extents(range: ByteRange, limit?: number): readonly UnitExtent[] | Promise<readonly UnitExtent[]> {
     return this.parts.unit.extents(range, limit);
@@ -80,6 +94,7 @@ export class MarkedUnit implements LogicalUnit {
   /** Stored before the write that it is about. */
   private mark({ offset, length }: ByteRange): void {
     const { state, atATime } = this.parts;
+    this.unvouched = true;
     if (length === 0 || offset < 0 || offset + length > this.size) return;
     const from = alignDown(offset, atATime);
     const to = Math.min(alignUp(offset + length, atATime), this.size);

@@ -24,8 +24,12 @@ export class ServerMetrics {
     this.running++;
   }
 
-  end({ totals }: ServedSession): void {
+  /** A connection whose sessions all ended well. */
+  end(): void {
     this.running--;
+  }
+
+  served({ totals }: ServedSession): void {
     this.ended++;
     this.compared += totals.comparedBytes;
     this.placed += totals.placedBytes;
@@ -41,7 +45,7 @@ export class ServerMetrics {
   /** Ends with a line feed, as the format asks. */
   text(): string {
     return [
-      metric('sessions', 'gauge', 'sessions under way', this.running),
+      metric('sessions', 'gauge', 'connections that carry sessions', this.running),
       metric('sessions_ended_total', 'counter', 'sessions that ended well', this.ended),
       metric('sessions_failed_total', 'counter', 'sessions that ended with an error', this.failures),
       metric('connections_refused_total', 'counter', 'connections that came to no session', this.refused),

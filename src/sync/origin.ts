@@ -5,6 +5,7 @@ import type { PagedBits } from '../bitmap/paged-bits.ts';
 import { openDisk } from '../disk/open.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { settleGeneration } from '../scan/generation.ts';
 import type { DiskInfo, Lineage } from '../wire/session-messages.ts';
 import { infoOf } from './replica-session.ts';
 import { loadState, type ReplicaState, statePath } from './state-file.ts';
@@ -31,6 +32,8 @@ export async function openOrigin(
   const given = typeof source !== 'string' && 'map' in source;
   const disk = given ? source : await openDisk(source, options);
   try {
+    // Stores through a mapping that come later must show in the generation.
+    await settleGeneration(disk);
     const stateAt = options.state ?? (typeof source === 'string' ? statePath(canonical(source)) : null);
     const state = stateAt !== null && existsSync(stateAt) ? loadState(stateAt) : null;
     const lineage = lineageOf(state, disk);

@@ -15,6 +15,8 @@ import { MiB } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { settledGeneration } from '../scan/generation.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { Side } from '../scan/side.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import type { Connection } from '../wire/connection.ts';
@@ -41,6 +43,8 @@ import {
 } from '../wire/session-messages.ts';
 import { receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { Comparer } from './comparer.ts';
+import { emptyLooked, type Looked } from './comparison-notes.ts';
+import { followLive, type LiveEnd, type LiveProduction } from './live.ts';
 import { type Piece, piecesOf } from './marked-pieces.ts';
 import { type Codec, type Compression, LinkGauge, Packer } from './packer.ts';
 import { type PackedPiece, PieceReader } from './piece-reader.ts';
@@ -66,21 +70,12 @@ export interface ProductionSessionOptions {
   readonly since?: string | undefined;
   /** What was written to this disk since both were equal; the replica decides whether that is all that differs. */
   readonly marks?: PagedBits | undefined;
+  /** Of the disk: used in the first comparison. */
+  readonly indexes?: SideIndexes | null | undefined;
+  /** Called when it is known which disks the session is about, before anything is compared. */
+  readonly onReady?: ((bitmap: SyncBitmap) => void) | undefined;
   /** Writes that arrive meanwhile. */
   readonly live?: LiveProduction | undefined;
-}
-
-/**
- * A production disk that is written to during the session, and whose writes are marked: when a write has ended, and
- * before it is acknowledged. (Marked earlier, it could be taken, and its block sent, before its bytes are there.)
- */
-export interface LiveProduction {
-  /** The blocks that were marked since the last call; they are no longer marked then. */
-  take(): PagedBits | Promise<PagedBits>;
-  /** When a pass leaves no more than this marked, production is asked to be quiet. */
-  readonly threshold: ByteCount;
-  /** Stops writes to production, and resolves when none is under way. */
-  quiesce(): Promise<void>;
 }
 
 /** Data that is read and packed ahead of what is sent. */
@@ -92,8 +87,6 @@ const MAX_REFINED_PIECES = 32_768;
 /** Verifying looks again at what differed, at most so often, with a pause for blocks in flight to arrive. */
 const LOOKS = 3;
 const LOOK_PAUSE_MS = 300;
-/** Passes over what became dirty: a guest that writes faster than the link carries never ends by itself. */
-const MAX_PASSES = 16;
 
 export class ProductionSession {
   /** Blocks that differ, or are still to be made equal. */
@@ -102,6 +95,8 @@ export class ProductionSession {
   passes = 0;
   replica: DiskInfo | null = null;
   warnings: readonly string[] = [];
+  /** Of the first comparison, as far as it has come. */
+  looked: Looked | null = null;
   private readonly options: ProductionSessionOptions;
   private readonly generation: string;
   private readonly side: Side;
@@ -134,13 +129,13 @@ export class ProductionSession {
   }
 
   private async session(): Promise<void> {
-    const { connection, disk, open, workers, totals } = this.options;
+    const { connection, disk, open, workers, totals, indexes } = this.options;
     const ready = await connection.expect(MessageType.ready, readyShape);
     this.replica = ready.replica;
     this.warnings = ready.warnings;
     this.checkSize(ready);
     const { size } = ready;
-    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers });
+    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers, indexes });
     const bitmap = new SyncBitmap({
       size,
       blockSize: open.blockSize,
@@ -149,11 +144,11 @@ export class ProductionSession {
       replica: stampOf(ready.replica, open.job === 'sync' ? size : undefined),
     });
     this.bitmap = bitmap;
+    this.options.onReady?.(bitmap);
     await this.firstComparison(ready, bitmap);
     if (open.job === 'verify') await this.lookAgain(bitmap);
-    if (open.job === 'sync') await this.synchronize(ready, bitmap);
-    const quiesced = this.options.live !== undefined || disk.generation() === this.generation;
-    await connection.sendControl(MessageType.finish, { generation: disk.generation(), quiesced });
+    const end = open.job === 'sync' ? await this.synchronize(ready, bitmap) : await this.endOf();
+    await connection.sendControl(MessageType.finish, end);
     const { consistent } = await connection.expect(MessageType.finished, finishedShape);
     this.consistent = consistent;
     totals.begin('finished', 0);
@@ -204,20 +199,24 @@ export class ProductionSession {
       todo === null ? bitmap.size : todo.count * bitmap.blockSize,
     );
     await connection.sendControl(MessageType.compare, { what, key, nodeKey });
+    const looked = emptyLooked(bitmap.blocks);
+    if (what === 'first') this.looked = looked;
     const found = await this.comparer!.compare({
+      looked,
       leads: true,
       algorithm,
       key,
       nodeKey,
       todo,
+      indexed: what === 'first',
       onProgress: (bytes) => {
         totals.comparedBytes += bytes;
         totals.add(bytes);
       },
     });
-    const looked = todo ?? new PagedBits(bitmap.blocks).complement();
-    for (const run of looked.andNot(found).runs()) bitmap.marks.clearRun(run);
-    for (const run of looked.runs()) bitmap.cover(run);
+    const done = todo ?? new PagedBits(bitmap.blocks).complement();
+    for (const run of done.andNot(found).runs()) bitmap.marks.clearRun(run);
+    for (const run of done.runs()) bitmap.cover(run);
     bitmap.marks.add(found);
     totals.markedBlocks = bitmap.count;
   }
@@ -234,21 +233,35 @@ export class ProductionSession {
 
   // Synchronizing
 
-  private async synchronize(ready: ReadyMessage, bitmap: SyncBitmap): Promise<void> {
-    const { live } = this.options;
-    await this.transfer(ready, bitmap);
-    if (live === undefined) return;
-    for (let pass = 1; ; pass++) {
-      const dirty = await live.take();
-      if (dirty.count * bitmap.blockSize > live.threshold && pass < MAX_PASSES) {
-        await this.sendMarks(dirty, bitmap);
-        await this.transfer(ready, bitmap);
-        continue;
-      }
-      await live.quiesce();
-      await this.sendMarks(dirty.or(await live.take()), bitmap);
-      return this.transfer(ready, bitmap);
+  private async synchronize(ready: ReadyMessage, bitmap: SyncBitmap): Promise<LiveEnd> {
+    const { live, disk, totals } = this.options;
+    const transfer = async () => {
+      const before = totals.sentBytes + totals.placedBytes;
+      await this.transfer(ready, bitmap);
+      return totals.sentBytes + totals.placedBytes - before;
+    };
+    if (live === undefined) {
+      await transfer();
+      return this.endOf();
     }
+    return followLive(live, {
+      geometry: bitmap,
+      transfer,
+      mark: (dirty) => this.sendMarks(dirty, bitmap),
+      compare: async () => {
+        await this.compareAs('marked', bitmap.marks.clone(), bitmap);
+        // The replica takes what is equal from its marks: the next pass begins with the same on both sides.
+        await this.checkpoint(0);
+        return bitmap.count;
+      },
+      generation: () => settledGeneration(disk),
+    });
+  }
+
+  /** Of a disk that nobody was to write to. */
+  private async endOf(): Promise<LiveEnd> {
+    const generation = await settledGeneration(this.options.disk);
+    return { generation, quiesced: generation === this.generation };
   }
 
   private async sendMarks(dirty: PagedBits, bitmap: SyncBitmap): Promise<void> {

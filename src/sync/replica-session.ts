@@ -12,6 +12,7 @@ import { blockCount, MiB } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import { type DiskStamp, SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { Side } from '../scan/side.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { SignatureTable } from '../store/signature-table.ts';
@@ -41,6 +42,7 @@ import {
 import { BitmapInbox, receiveBitmap, sendBitmap } from './bitmap-parts.ts';
 import { BlockHasher } from './block-hasher.ts';
 import { Comparer } from './comparer.ts';
+import { type ComparisonNotes, emptyLooked, type Looked } from './comparison-notes.ts';
 import { sameBytes } from './digest-tree.ts';
 import type { StateKeeper } from './keeper.ts';
 import { unpack } from './packer.ts';
@@ -59,8 +61,16 @@ export interface ReplicaSessionOptions {
   readonly totals: SyncTotals;
   readonly warnings: readonly string[];
   readonly compare: FirstComparison;
+  /** Of the disk: used in the first comparison, before anything is written. */
+  readonly indexes?: SideIndexes | null | undefined;
   /** Only for a sync. */
-  readonly target?: { readonly writer: DiskWriter; readonly keeper: StateKeeper } | undefined;
+  readonly target?:
+    | {
+        readonly writer: DiskWriter;
+        readonly keeper: StateKeeper;
+        readonly notes?: ComparisonNotes | null | undefined;
+      }
+    | undefined;
   /** Other disks whose blocks may be copied, and stores. */
   readonly sources?: readonly SessionSource[] | undefined;
   /** Called when production waits for a long time: for tests that stop a session in the middle. */
@@ -91,6 +101,8 @@ export class ReplicaSession {
   /** Blocks that differ, or are still to be made equal. */
   readonly bitmap: SyncBitmap;
   consistent = false;
+  /** Of the first comparison, as far as it has come. */
+  looked: Looked | null = null;
   private readonly options: ReplicaSessionOptions;
   private readonly comparer: Comparer;
   private readonly blocks: number;
@@ -104,10 +116,10 @@ export class ReplicaSession {
   private busyBytes = 0;
 
   constructor(options: ReplicaSessionOptions) {
-    const { connection, disk, production, size, open, workers, target } = options;
+    const { connection, disk, production, size, open, workers, target, indexes } = options;
     this.options = options;
     this.blocks = blockCount(size, open.blockSize);
-    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers });
+    this.comparer = new Comparer({ connection, disk, size, blockSize: open.blockSize, workers, indexes });
     this.marksInbox = new BitmapInbox(connection.peer, this.blocks);
     this.side = new Side(disk);
     this.placedSince = new PagedBits(this.blocks);
@@ -231,17 +243,27 @@ export class ReplicaSession {
       todo === null ? this.bitmap.size : todo.count * this.bitmap.blockSize,
     );
     const indexed = this.table !== null && what === 'first' && algorithm.name === 'blake3';
-    const found = await this.comparer.compare({
+    const looked = emptyLooked(this.blocks);
+    if (what === 'first') this.looked = looked;
+    const notes = what === 'first' ? (target?.notes ?? null) : null;
+    const comparing = this.comparer.compare({
+      looked,
       leads: false,
       algorithm,
       key,
       nodeKey,
       todo,
+      indexed: what === 'first',
       onSignatures: indexed ? (window, signatures) => this.index(window, signatures) : undefined,
       onProgress: (bytes) => {
         totals.comparedBytes += bytes;
         totals.add(bytes);
+        notes?.note(looked, todo, algorithm.name);
       },
+    });
+    const found = await comparing.catch((cause) => {
+      notes?.note(looked, todo, algorithm.name, true);
+      throw cause;
     });
     const equal = (todo ?? new PagedBits(this.blocks).complement()).andNot(found);
     if (target === undefined) for (const run of equal.runs()) this.bitmap.marks.clearRun(run);

@@ -9,7 +9,7 @@ import type { Transport } from '../wire/transport.ts';
 import { ServerMetrics } from './metrics.ts';
 import { type ServedSession, type ServeOptions, serveSession } from './server.ts';
 
-export interface ListenServerOptions extends Omit<ServeOptions, 'signal' | 'onTraffic'> {
+export interface ListenServerOptions extends Omit<ServeOptions, 'signal' | 'onTraffic' | 'onServed'> {
   readonly host: string;
   /** 0 for one that is free. */
   readonly port: number;
@@ -49,11 +49,12 @@ export async function serve(options: ListenServerOptions): Promise<DriftmapServe
       return;
     }
     metrics.begin();
-    const session = serveSession(transport, { ...options, signal: stop.signal, onTraffic })
-      .then((served) => {
-        metrics.end(served);
-        options.onSession?.(served);
-      })
+    const onServed = (served: ServedSession) => {
+      metrics.served(served);
+      options.onSession?.(served);
+    };
+    const session = serveSession(transport, { ...options, signal: stop.signal, onTraffic, onServed })
+      .then(() => metrics.end())
       .catch((error) => {
         metrics.failed();
         options.onError?.(error, transport.name);

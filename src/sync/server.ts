@@ -4,6 +4,7 @@
  */
 
 import { DriftmapError, systemError } from '../base/errors.ts';
+import { MAX_WIRE_TEXT_BYTES, SESSION_IDLE_MS } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { openDisk } from '../disk/open.ts';
 import { defaultWorkers } from '../scan/pool.ts';
@@ -18,6 +19,7 @@ import { type Compression, codecs, commonCodec } from './packer.ts';
 import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { ReplicaSession } from './replica-session.ts';
+import { openGranted } from './session-indexes.ts';
 import { type OpenSource, openSource } from './sources.ts';
 import { canonical, openTarget } from './target.ts';
 
@@ -30,6 +32,8 @@ export interface Grant {
   readonly state?: string | undefined;
   /** Disks and stores whose blocks may be copied when this one is written by signature. */
   readonly sources?: readonly string[] | undefined;
+  /** Files of signature indexes of this disk, used where they fit the session and the disk as it is. */
+  readonly indexes?: readonly string[] | undefined;
 }
 
 export interface ServeOptions {
@@ -43,6 +47,8 @@ export interface ServeOptions {
   /** Ends the session. */
   readonly signal?: AbortSignal | undefined;
   readonly onTraffic?: ((received: ByteCount, sent: ByteCount) => void) | undefined;
+  /** Called at the end of each session that ended well: one connection may carry several. */
+  readonly onServed?: ((session: ServedSession) => void) | undefined;
 }
 
 export interface ServedSession {
@@ -58,7 +64,8 @@ export interface ServedSession {
 const GREETING_MS = 20_000;
 
 /**
- * Serves one session to its end.
+ * Serves the sessions of one connection, one after another, until the client leaves.
+ * @returns the last of them
  * @throws DriftmapError what ended it early; the peer has been told
  */
 export async function serveSession(transport: Transport, options: ServeOptions): Promise<ServedSession> {
@@ -69,46 +76,77 @@ export async function serveSession(transport: Transport, options: ServeOptions):
       new DriftmapError('aborted', 'the other site is shutting down', { path: connection.peer }),
     );
   signal?.addEventListener('abort', stop, { once: true });
-  let hidden: Grant | undefined;
-  let named = '';
+  let about: { readonly grant: Grant | undefined; readonly name: string } = { grant: undefined, name: '' };
   try {
-    const timer = setTimeout(
-      () => connection.fail(new DriftmapError('io', 'no greeting came', { path: connection.peer })),
-      GREETING_MS,
+    await within(connection, GREETING_MS, 'no greeting came', () =>
+      welcome(connection, { token: options.token }),
     );
-    let open: OpenMessage;
-    try {
-      await welcome(connection, { token: options.token });
-      open = await connection.expect(MessageType.open, openShape);
-    } finally {
-      clearTimeout(timer);
+    for (let served: ServedSession | null = null; ; ) {
+      const open = await nextOpen(connection, served === null);
+      // The client leaves first: it has the last word to read.
+      if (open === null) {
+        await connection.close();
+        return served!;
+      }
+      const grant = options.grant(open.disk);
+      about = { grant, name: open.disk };
+      if (grant === undefined)
+        throw new DriftmapError('permission', `no disk is granted under the name '${open.disk}'`);
+      served =
+        open.role === 'production'
+          ? await serveProduction(connection, open, grant, options)
+          : await serveReplica(connection, open, grant, options);
+      options.onServed?.(served);
     }
-    const grant = options.grant(open.disk);
-    named = open.disk;
-    hidden = grant;
-    if (grant === undefined)
-      throw new DriftmapError('permission', `no disk is granted under the name '${open.disk}'`);
-    const served =
-      open.role === 'production'
-        ? await serveProduction(connection, open, grant, options)
-        : await serveReplica(connection, open, grant, options);
-    // The client leaves first: it has the last word to read.
-    await connection.receive().catch(() => undefined);
-    await connection.close();
-    return served;
   } catch (cause) {
     const error = systemError(cause, { operation: 'serve' });
-    await connection.abandon(error, hideDisk(error.message, hidden, named));
+    await connection.abandon(error, hideDisk(error.message, about.grant, about.name));
     throw error;
   } finally {
     signal?.removeEventListener('abort', stop);
   }
 }
 
+async function within<T>(
+  connection: Connection,
+  milliseconds: number,
+  reason: string,
+  act: () => Promise<T>,
+): Promise<T> {
+  const timer = setTimeout(
+    () => connection.fail(new DriftmapError('io', reason, { path: connection.peer })),
+    milliseconds,
+  );
+  try {
+    return await act();
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** What the client wants next; null when it has gone after a session that ended well. */
+async function nextOpen(connection: Connection, first: boolean): Promise<OpenMessage | null> {
+  const wait = first ? GREETING_MS : SESSION_IDLE_MS;
+  const receive = () => within(connection, wait, 'no session was asked for', () => connection.receive());
+  const frame = await (first ? receive() : receive().catch(() => null));
+  if (frame === null) return null;
+  if (frame.type !== MessageType.open) throw connection.unexpected(frame, 'open');
+  return connection.control(frame, openShape);
+}
+
 /** A peer knows a disk by its name here, and has no need of the path behind it. */
 function hideDisk(message: string, grant: Grant | undefined, name: string): string {
   if (grant === undefined) return message;
-  return message.replaceAll(canonical(grant.disk), name).replaceAll(grant.disk, name);
+  const shown = message.replaceAll(canonical(grant.disk), name).replaceAll(grant.disk, name);
+  return (grant.indexes ?? []).reduce((text, index) => text.replaceAll(index, `the index of ${name}`), shown);
+}
+
+/** A character takes at most three bytes of UTF-8, or two take four. */
+const MAX_WARNING = Math.floor(MAX_WIRE_TEXT_BYTES / 3);
+
+/** Warnings as they are sent: without paths, no more and no longer than a message may have. */
+function hidden(warnings: readonly string[], grant: Grant, { disk }: OpenMessage): string[] {
+  return warnings.slice(0, 64).map((warning) => hideDisk(warning, grant, disk).slice(0, MAX_WARNING));
 }
 
 async function serveProduction(
@@ -118,11 +156,12 @@ async function serveProduction(
   options: ServeOptions,
 ): Promise<ServedSession> {
   const origin = await openOrigin(grant.disk, { format: open.format ?? grant.format, state: grant.state });
+  const indexes = await openGranted(grant.indexes, origin.disk, open);
   try {
     await connection.sendControl(MessageType.opened, {
       production: origin.info,
       codecs: codecs(),
-      warnings: origin.disk.warnings.map((warning) => hideDisk(warning, grant, open.disk)),
+      warnings: hidden([...origin.disk.warnings, ...indexes.warnings], grant, open),
     });
     const totals = new SyncTotals(() => connection.bytesSent + connection.bytesReceived, undefined);
     const session = new ProductionSession({
@@ -134,10 +173,12 @@ async function serveProduction(
       workers: options.workers ?? defaultWorkers(),
       totals,
       marks: origin.marks,
+      indexes: indexes.side,
     });
     await session.run();
     return servedOf(connection, open, totals, session.consistent);
   } finally {
+    indexes.close();
     await origin.close();
   }
 }
@@ -172,10 +213,11 @@ async function serveReplica(
     production,
   );
   const sources: OpenSource[] = [];
+  const indexes = await openGranted(grant.indexes, target.disk, open);
   try {
     if (open.bySignature) for (const source of grant.sources ?? []) sources.push(await openSource(source));
-    const { disk, size, compare, writer, keeper } = target;
-    const warnings = target.warnings.map((warning) => hideDisk(warning, grant, open.disk));
+    const { disk, size, compare, writer, keeper, notes } = target;
+    const warnings = hidden([...target.warnings, ...indexes.warnings], grant, open);
     const session = new ReplicaSession({
       ...common,
       disk,
@@ -183,11 +225,13 @@ async function serveReplica(
       compare,
       warnings,
       sources,
-      target: { writer, keeper },
+      indexes: indexes.side,
+      target: { writer, keeper, notes },
     });
     await session.run();
     return servedOf(connection, open, totals, session.consistent);
   } finally {
+    indexes.close();
     for (const source of sources) await source.close();
     await target.close();
   }
@@ -200,13 +244,17 @@ async function serveComparison(
   production: DiskInfo,
 ): Promise<ServedSession> {
   const disk = await openDisk(grant.disk, { format: open.format ?? grant.format });
+  const indexes = await openGranted(grant.indexes, disk, open);
   try {
     const size = Math.max(disk.size, production.size);
-    const warnings = disk.warnings.map((warning) => hideDisk(warning, grant, open.disk));
-    const session = new ReplicaSession({ ...common, disk, size, warnings, compare: { what: 'all' } });
+    const warnings = hidden([...disk.warnings, ...indexes.warnings], grant, open);
+    const own = { disk, size, warnings, indexes: indexes.side };
+    const compare = { what: open.narrow === true ? 'yours' : 'all' } as const;
+    const session = new ReplicaSession({ ...common, ...own, compare });
     await session.run();
     return servedOf(common.connection, open, common.totals, session.consistent);
   } finally {
+    indexes.close();
     await disk.close();
   }
 }

@@ -5,11 +5,13 @@ import { DEFAULT_BLOCK_SIZE } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { checkBlockSize } from '../scan/plan.ts';
 import { type AlgorithmName, algorithmByName } from '../signature/algorithm.ts';
-import type { Connection } from '../wire/connection.ts';
 import type { OpenMessage } from '../wire/session-messages.ts';
-import { type Reached, type RemoteSite, reach, type SiteOptions, stopped } from './connect.ts';
+import { parseSite, type Site } from '../wire/site.ts';
+import { type Reached, type RemoteSite, reach, type SiteOptions, stopped, type Wire } from './connect.ts';
 import { codecs } from './packer.ts';
 import { type SyncProgress, SyncTotals } from './progress.ts';
+import { blockSizeOf, type GivenIndex } from './session-indexes.ts';
+import { type SiteConnection, SiteDisk } from './site-connection.ts';
 
 export interface SessionOptions extends SiteOptions {
   readonly productionFormat?: string | undefined;
@@ -18,6 +20,12 @@ export interface SessionOptions extends SiteOptions {
   /** A power of two, 512 … 16 MiB; 64 KiB by default. */
   readonly blockSize?: ByteCount | undefined;
   readonly signature?: AlgorithmName | undefined;
+  /**
+   * Signature indexes of the disk that is here, or of units that it lies on: what they hold is not read. The session
+   * compares by blake3 then, in blocks of their size. An index of a disk at another site belongs to its grant.
+   */
+  readonly productionIndex?: readonly GivenIndex[] | undefined;
+  readonly replicaIndex?: readonly GivenIndex[] | undefined;
   readonly workers?: number | undefined;
   readonly onProgress?: ((progress: SyncProgress) => void) | undefined;
 }
@@ -61,10 +69,22 @@ export interface Chosen {
 /** Placing needs signatures that mean the same everywhere; comparing alone is quicker with keyed ones. */
 export function choose(options: SessionOptions & ReplicaFlags, bySignature: boolean): Chosen {
   if (options.refine !== undefined) checkBlockSize(options.refine);
-  const { blockSize = DEFAULT_BLOCK_SIZE, signature = bySignature ? 'blake3' : 'nh128' } = options;
+  const given = [...(options.productionIndex ?? []), ...(options.replicaIndex ?? [])];
+  const byIndex = given.length > 0;
+  const {
+    blockSize = blockSizeOf(given) ?? DEFAULT_BLOCK_SIZE,
+    signature = bySignature || byIndex ? 'blake3' : 'nh128',
+  } = options;
   checkBlockSize(blockSize);
   algorithmByName(signature);
   return { blockSize, signature, bySignature };
+}
+
+/** @throws DriftmapError `argument` for indexes of a disk that is not here */
+export function refuseFarIndex(given: readonly GivenIndex[] | undefined, whose: string): void {
+  if (given === undefined || given.length === 0) return;
+  const reason = `the ${whose} is at another site: its index is used there (driftmap serve --grant NAME=DISK,index=FILE)`;
+  throw new DriftmapError('argument', reason);
 }
 
 export function openMessage(
@@ -87,14 +107,31 @@ export function openMessage(
     codecs: codecs(),
     production: null,
     format,
+    narrow: null,
   };
 }
 
+/** A disk of another site, and the connection to it where there is one already. */
+export type FarDisk = RemoteSite & { readonly via?: SiteConnection };
+
+/** Where a disk is; null for one that is open here. */
+export function siteOf(disk: unknown): FarDisk | Extract<Site, { kind: 'local' }> | null {
+  if (disk instanceof SiteDisk) return disk.address;
+  return typeof disk === 'string' ? parseSite(disk) : null;
+}
+
+/** A disk that `siteOf` found to be here. */
+export function here<T>(disk: T | SiteDisk): T {
+  if (disk instanceof SiteDisk) throw new DriftmapError('internal', 'a disk of another site, opened here');
+  return disk;
+}
+
 export async function withSite<T>(
-  site: RemoteSite,
+  site: FarDisk,
   options: SiteOptions,
   act: (reached: Reached) => Promise<T>,
 ): Promise<T> {
+  if (site.via !== undefined) return site.via.session(options.signal, act);
   const reached = await reach(site, options);
   try {
     return await act(reached);
@@ -107,7 +144,7 @@ export async function withSite<T>(
   }
 }
 
-export function totalsOf(connection: Connection | null, options: SessionOptions): SyncTotals {
-  const wire = () => (connection === null ? 0 : connection.bytesSent + connection.bytesReceived);
-  return new SyncTotals(wire, options.onProgress);
+export function totalsOf(wire: Wire | null, options: SessionOptions): SyncTotals {
+  const bytes = () => (wire === null ? 0 : wire.bytesSent + wire.bytesReceived);
+  return new SyncTotals(bytes, options.onProgress);
 }

@@ -11,6 +11,7 @@ import { DriftmapError } from '../base/errors.ts';
 import { type ByteCount, MiB } from '../base/units.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { ScanPool } from '../scan/pool.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import { BlockSigner } from './block-signer.ts';
 import type { SignAnswer, SignOrder, SignPass, SignSegment, SignTask } from './sign-task.ts';
 
@@ -28,6 +29,7 @@ export interface SignPoolOptions {
   readonly blockSize: ByteCount;
   /** Threads; 0 signs here. */
   readonly workers: number;
+  readonly indexes?: SideIndexes | null | undefined;
 }
 
 /** Signed in about the time that a thread takes to start. */
@@ -130,12 +132,12 @@ export class SignPool {
   }
 
   private start(): void {
-    const { disk, size, blockSize, workers } = this.options;
+    const { disk, size, blockSize, workers, indexes = null } = this.options;
     this.pool = new ScanPool(workers, workerFile);
     const { modules } = this.pool;
     for (let i = 0; i < workers; i++) {
       const { port1: port, port2: orders } = new MessageChannel();
-      const task: SignTask = { orders, modules, disk: disk.handle(), size, blockSize };
+      const task: SignTask = { orders, modules, disk: disk.handle(), size, blockSize, indexes };
       const ended = this.pool.runIn(workerFile, task, orders, 'a signing thread').then(
         () => {
           if (!this.closing) this.fail(new DriftmapError('worker', 'a signing thread ended'));

@@ -3,6 +3,7 @@
 import type { PlainError } from '../base/errors.ts';
 import type { BlockIndex, ByteCount } from '../base/units.ts';
 import type { DiskHandle } from '../disk/virtual-disk.ts';
+import type { SideIndexes } from '../scan/scan-indexes.ts';
 import type { KernelModules } from '../signature/kernels.ts';
 
 /** One thread's part in a session, from its begin to the order to end. */
@@ -14,6 +15,8 @@ export interface SignTask {
   /** The larger of both disks; this one reads as zeros past its own end. */
   readonly size: ByteCount;
   readonly blockSize: ByteCount;
+  /** Signature indexes of this disk. */
+  readonly indexes: SideIndexes | null;
 }
 
 /** How blocks are signed from now on. */
@@ -23,6 +26,8 @@ export interface SignPass {
   readonly key: Uint8Array | null;
   /** 32 bytes: leaves of other algorithms than nh128 are signatures of signatures. */
   readonly nodeKey: Uint8Array;
+  /** Takes signatures from the disk's indexes where they have them: nobody has written to it since. */
+  readonly indexed?: boolean | undefined;
 }
 
 /** A run of blocks of one window. */

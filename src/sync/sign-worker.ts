@@ -8,9 +8,10 @@ import { attachDisk } from '../disk/attach.ts';
 import { BlockSigner } from './block-signer.ts';
 import type { SignAnswer, SignOrder, SignSegment, SignTask } from './sign-task.ts';
 
-export default async function sign({ orders, disk, size, blockSize, modules }: SignTask): Promise<void> {
+export default async function sign(task: SignTask): Promise<void> {
+  const { orders, disk, size, blockSize, modules, indexes } = task;
   const attached = attachDisk(disk);
-  const signer = new BlockSigner({ disk: attached, size, blockSize, modules });
+  const signer = new BlockSigner({ disk: attached, size, blockSize, modules, indexes });
   try {
     await new Promise<void>((resolve, reject) => {
       let pending: Promise<void> = Promise.resolve();

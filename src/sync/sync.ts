@@ -18,34 +18,40 @@ import type { AlgorithmName } from '../signature/algorithm.ts';
 import { Connection } from '../wire/connection.ts';
 import { MessageType } from '../wire/message-types.ts';
 import { openedShape } from '../wire/session-messages.ts';
-import { parseSite } from '../wire/site.ts';
 import { memoryPair } from '../wire/transport.ts';
-import { type RemoteSite, stopped } from './connect.ts';
+import { stopped, type Wire } from './connect.ts';
+import type { LiveProduction } from './live.ts';
 import { copyMarked } from './local-copy.ts';
 import { type Origin, openOrigin } from './origin.ts';
 import { type Compression, commonCodec } from './packer.ts';
-import { type LiveProduction, ProductionSession } from './production-session.ts';
+import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { type FirstComparison, infoOf, ReplicaSession, stampOf } from './replica-session.ts';
+import { openIndexes, type SessionIndexes } from './session-indexes.ts';
 import {
   type Chosen,
   choose,
+  type FarDisk,
+  here,
   openMessage,
   type ReplicaFlags,
+  refuseFarIndex,
   refuseTwoSites,
   type SessionOptions,
   type SessionResult,
+  siteOf,
   totalsOf,
   withSite,
 } from './session-options.ts';
+import type { SiteDisk } from './site-connection.ts';
 import { type OpenSource, openSource } from './sources.ts';
-import { openTarget, type Target } from './target.ts';
+import { openTarget, type Target, type TargetOptions } from './target.ts';
 
 export interface SyncOptions extends SessionOptions, ReplicaFlags {
   /** The disk that is right: a path, an address here or at another site, or one that is open. */
-  readonly production: string | VirtualDisk;
+  readonly production: string | VirtualDisk | SiteDisk;
   /** A path, an address at another site, or a unit that can be written to. */
-  readonly replica: string | LogicalUnit;
+  readonly replica: string | LogicalUnit | SiteDisk;
   /** Where the replica's state is kept; beside it by default. Only for a replica here. */
   readonly state?: string | undefined;
   /** Asks the replica to place blocks that it holds already; by default when a network lies between. */
@@ -76,10 +82,15 @@ export interface SyncResult extends SessionResult {
 /** Makes the replica equal to production. */
 export async function sync(options: SyncOptions): Promise<SyncResult> {
   const { production, replica } = options;
-  const from = typeof production === 'string' ? parseSite(production) : null;
-  const to = typeof replica === 'string' ? parseSite(replica) : null;
+  const from = siteOf(production);
+  const to = siteOf(replica);
   refuseTwoSites(from?.kind, to?.kind);
   if (options.signal?.aborted) throw stopped(options.signal);
+  if (options.live && (options.productionIndex ?? []).length > 0)
+    throw new DriftmapError(
+      'argument',
+      'an index is of a disk that nobody writes to: leave it out of a live sync',
+    );
   if (to !== null && to.kind !== 'local') return pushTo(to, options);
   if (from !== null && from.kind !== 'local') return pullFrom(from, options);
   return syncHere(options);
@@ -87,20 +98,25 @@ export async function sync(options: SyncOptions): Promise<SyncResult> {
 
 // One of the disks at another site
 
-async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResult> {
+async function pushTo(site: FarDisk, options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? true);
   if (options.state !== undefined || options.sources !== undefined)
     throw new DriftmapError('argument', 'state and sources are chosen where the replica is');
-  const origin = await openOrigin(options.production, {
+  refuseFarIndex(options.replicaIndex, 'replica');
+  const origin = await openOrigin(here(options.production), {
     format: options.productionFormat,
     allowOutside: options.allowOutside,
   });
+  const indexes = await openIndexes(options.productionIndex, origin.disk, chosen).catch(async (error) => {
+    await origin.close();
+    throw error;
+  });
   try {
-    return await withSite(site, options, async ({ connection }) => {
+    return await withSite(site, options, async ({ connection, wire }) => {
       const open = openMessage(site.disk, 'replica', 'sync', chosen, options);
       await connection.sendControl(MessageType.open, { ...open, production: origin.info });
       const opened = await connection.expect(MessageType.opened, openedShape);
-      const totals = totalsOf(connection, options);
+      const totals = totalsOf(wire, options);
       const session = new ProductionSession({
         connection,
         disk: origin.disk,
@@ -110,56 +126,72 @@ async function pushTo(site: RemoteSite, options: SyncOptions): Promise<SyncResul
         workers: options.workers ?? defaultWorkers(),
         totals,
         marks: origin.marks,
+        indexes: indexes.side,
         live: options.live,
       });
       await session.run();
       const warnings = [
         ...origin.disk.warnings,
+        ...indexes.warnings,
         ...session.warnings,
-        ...changed(session.consistent, origin.disk),
+        ...changed(session.consistent, origin.disk, options.live),
       ];
-      return syncResult(chosen, session.bitmap!.size, totals, connection, session, warnings);
+      return syncResult(chosen, session.bitmap!.size, totals, wire, session, warnings);
     });
   } finally {
+    indexes.close();
     await origin.close();
   }
 }
 
-async function pullFrom(site: RemoteSite, options: SyncOptions): Promise<SyncResult> {
+async function pullFrom(site: FarDisk, options: SyncOptions): Promise<SyncResult> {
   const chosen = choose(options, options.bySignature ?? true);
   if (options.live) throw new DriftmapError('argument', 'live marks are of a production disk here');
-  return withSite(site, options, async ({ connection }) => {
+  refuseFarIndex(options.productionIndex, 'production disk');
+  return withSite(site, options, async ({ connection, wire }) => {
     const open = openMessage(site.disk, 'production', 'sync', chosen, options);
     await connection.sendControl(MessageType.open, open);
     const { production, warnings } = await connection.expect(MessageType.opened, openedShape);
     if (production === null)
       throw new DriftmapError('malformed', 'the other site did not say which disk it has');
-    const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, production);
+    const target = await openTarget(targetOf(options, chosen), production);
     const sources: OpenSource[] = [];
+    let indexes = null;
     try {
       if (chosen.bySignature)
         for (const source of options.sources ?? []) sources.push(await openSource(source));
-      const totals = totalsOf(connection, options);
+      indexes = await openIndexes(options.replicaIndex, target.disk, chosen);
+      const totals = totalsOf(wire, options);
       const { disk, size, compare } = target;
       const workers = options.workers ?? defaultWorkers();
       const common = { connection, disk, production, size, open, workers, totals, compare, sources, target };
-      const session = new ReplicaSession({ ...common, warnings: target.warnings });
+      const session = new ReplicaSession({ ...common, indexes: indexes.side, warnings: target.warnings });
       await session.run();
       const more = session.consistent ? [] : [notConsistent];
       const result = { consistent: session.consistent, passes: 1 };
-      return syncResult(chosen, size, totals, connection, result, [...warnings, ...target.warnings, ...more]);
+      const all = [...warnings, ...target.warnings, ...indexes.warnings, ...more];
+      return syncResult(chosen, size, totals, wire, result, all);
     } finally {
+      indexes?.close();
       for (const source of sources) await source.close();
       await target.close();
     }
   });
 }
 
+function targetOf(options: SyncOptions, chosen: Chosen): TargetOptions {
+  return { ...options, ...chosen, replica: here(options.replica), format: options.replicaFormat };
+}
+
 const notConsistent =
   'production was written to during the session: what was written meanwhile may be missing from the replica; synchronize again';
 
-function changed(consistent: boolean, disk: VirtualDisk): string[] {
-  return consistent ? [] : [`${disk.name}: ${notConsistent}`];
+const notQuiet =
+  'production was followed until little was left, and was not made quiet for the last pass: what is written now is missing from the replica; say how it is made quiet (--quiesce, --resume), or stop it and synchronize once more';
+
+function changed(consistent: boolean, disk: VirtualDisk, live: LiveProduction | undefined): string[] {
+  if (consistent) return [];
+  return [`${disk.name}: ${live !== undefined && live.quiesce === undefined ? notQuiet : notConsistent}`];
 }
 
 // Both here
@@ -197,13 +229,14 @@ async function openAndSync(
   chosen: Chosen,
   threads: ScanThreads | null,
 ): Promise<SyncResult> {
-  const origin = await openOrigin(options.production, {
+  const origin = await openOrigin(here(options.production), {
     format: options.productionFormat,
     allowOutside: options.allowOutside,
   });
   try {
-    const target = await openTarget({ ...options, ...chosen, format: options.replicaFormat }, origin.info);
+    const target = await openTarget(targetOf(options, chosen), origin.info);
     const sources: OpenSource[] = [];
+    const indexes: SessionIndexes[] = [];
     try {
       if (origin.disk.identity === target.disk.identity)
         throw new DriftmapError('argument', 'production and replica are the same disk', {
@@ -211,9 +244,12 @@ async function openAndSync(
         });
       if (chosen.bySignature)
         for (const source of options.sources ?? []) sources.push(await openSource(source));
-      const local = new LocalSession(options, chosen, origin, target, sources, threads);
+      indexes.push(await openIndexes(options.productionIndex, origin.disk, chosen));
+      indexes.push(await openIndexes(options.replicaIndex, target.disk, chosen));
+      const local = new LocalSession(options, chosen, origin, target, sources, threads, indexes);
       return await local.run();
     } finally {
+      for (const index of indexes) index.close();
       for (const source of sources) await source.close();
       await target.close();
     }
@@ -228,6 +264,8 @@ class LocalSession {
   private readonly origin: Origin;
   private readonly target: Target;
   private readonly sources: readonly OpenSource[];
+  /** Of production, and of the replica. */
+  private readonly indexes: readonly SessionIndexes[];
   private readonly threads: ScanThreads | null;
   private readonly totals: SyncTotals;
   private signature: AlgorithmName | 'bytes';
@@ -239,8 +277,10 @@ class LocalSession {
     target: Target,
     sources: readonly OpenSource[],
     threads: ScanThreads | null,
+    indexes: readonly SessionIndexes[],
   ) {
     this.threads = threads;
+    this.indexes = indexes;
     this.options = options;
     this.chosen = chosen;
     this.origin = origin;
@@ -269,7 +309,12 @@ class LocalSession {
 
   private result(ended: { readonly consistent: boolean; readonly passes: number }): SyncResult {
     const { chosen, origin, target, totals } = this;
-    const told = [...origin.disk.warnings, ...target.warnings, ...changed(ended.consistent, origin.disk)];
+    const told = [
+      ...origin.disk.warnings,
+      ...target.warnings,
+      ...this.indexes.flatMap((one) => one.warnings),
+      ...changed(ended.consistent, origin.disk, this.options.live),
+    ];
     return { ...syncResult(chosen, target.size, totals, null, ended, told), signature: this.signature };
   }
 
@@ -292,6 +337,7 @@ class LocalSession {
     const replica = new ReplicaSession({
       ...{ connection: here, disk, production: origin.info, size, open, workers, compare, sources, target },
       totals: quiet,
+      indexes: this.indexes[1]!.side,
       warnings: [],
     });
     const production = new ProductionSession({
@@ -299,6 +345,7 @@ class LocalSession {
       checkpointBytes: LOCAL_CHECKPOINT_BYTES,
       since: origin.info.generation,
       marks: origin.marks,
+      indexes: this.indexes[0]!.side,
       live,
     });
     try {
@@ -316,15 +363,18 @@ class LocalSession {
     return this.result(production);
   }
 
-  /** Byte by byte, by a scan's threads, where both disks have one size and nothing is placed by signature. */
+  /** Byte by byte, or by indexes, by a scan's threads, where both disks have one size and nothing is placed by signature. */
   private async compare(): Promise<FirstComparison> {
     const { options, chosen, origin, target, totals, threads } = this;
     if (threads === null || origin.disk.size !== target.disk.size) return target.compare;
     const { blockSize } = chosen;
+    const [productionIndex, replicaIndex] = this.indexes.map((one) => one.list);
+    // Bytes are compared faster than signatures are made; with an index nothing is made.
+    const byIndex = this.indexes.some((one) => one.list.length > 0);
     const header = {
       size: target.size,
       blockSize,
-      signature: 'bytes',
+      signature: byIndex ? 'blake3' : 'bytes',
       production: stampOf(origin.info),
       replica: stampOf(infoOf(target.disk)),
     };
@@ -332,11 +382,17 @@ class LocalSession {
     const within = marks === undefined ? undefined : new SyncBitmap(header, marks);
     totals.begin('comparing', within?.markedBytes ?? target.size);
     let told = 0;
+    const onPartial = ({ marks: found, coverage: settled, header: { signature } }: SyncBitmap) =>
+      target.notes?.note({ found, settled }, marks ?? null, signature, true);
     const result = await threads.scanner.scan({
+      onPartial,
       production: origin.disk,
       replica: target.disk,
       blockSize,
-      compare: 'bytes',
+      compare: byIndex ? 'signatures' : 'bytes',
+      signature: byIndex ? 'blake3' : undefined,
+      productionIndex,
+      replicaIndex,
       within,
       signal: options.signal,
       onProgress: ({ doneBytes }) => {
@@ -346,7 +402,7 @@ class LocalSession {
     });
     threads.end().catch(() => undefined);
     totals.comparedBytes = result.comparedBytes + result.skippedBytes;
-    this.signature = 'bytes';
+    this.signature = byIndex ? 'blake3' : 'bytes';
     const { keeper } = target;
     const everything = { start: 0, end: keeper.bitmap.blocks };
     // The comparison is over: what is not marked is equal.
@@ -379,15 +435,15 @@ function syncResult(
   { blockSize, signature }: Chosen,
   size: ByteCount,
   totals: SyncTotals,
-  connection: Connection | null,
+  wire: Wire | null,
   { consistent, passes }: { readonly consistent: boolean; readonly passes: number },
   warnings: readonly string[],
 ): SyncResult {
   return {
     ...{ size, blockSize, signature, consistent, passes, warnings },
     comparedBytes: totals.comparedBytes,
-    sentBytes: connection?.bytesSent ?? 0,
-    receivedBytes: connection?.bytesReceived ?? 0,
+    sentBytes: wire?.bytesSent ?? 0,
+    receivedBytes: wire?.bytesReceived ?? 0,
     seconds: totals.seconds,
     placedBlocks: totals.placedBlocks,
     placedBytes: totals.placedBytes,

@@ -5,12 +5,15 @@
 
 import { realpathSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { DriftmapError } from '../base/errors.ts';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import type { ByteCount } from '../base/units.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { parseAddress } from '../disk/address.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { settleGeneration } from '../scan/generation.ts';
 import type { DiskInfo } from '../wire/session-messages.ts';
+import { ComparisonNotes } from './comparison-notes.ts';
 import { StateKeeper } from './keeper.ts';
 import { lock } from './lock.ts';
 import { type DiskWriter, openReplicaDisk, resizeFile } from './replica-disk.ts';
@@ -42,6 +45,8 @@ export interface Target {
   readonly size: ByteCount;
   readonly writer: DiskWriter;
   readonly keeper: StateKeeper;
+  /** Where a comparison that is interrupted is noted; null where it cannot be, or another one is gone on with. */
+  readonly notes: ComparisonNotes | null;
   readonly compare: FirstComparison;
   readonly warnings: readonly string[];
   close(): Promise<void>;
@@ -53,6 +58,7 @@ export interface Target {
  */
 export async function openTarget(options: TargetOptions, production: DiskInfo): Promise<Target> {
   const { replica } = options;
+  if (typeof replica === 'string') checkThere(replica);
   const path = typeof replica === 'string' ? canonical(replica) : null;
   if (path !== null && options.state === undefined) refuseDevice(path);
   const stateAt = options.state ?? (path === null ? null : statePath(path));
@@ -83,6 +89,19 @@ export function canonical(path: string): string {
   }
 }
 
+/**
+ * Before a lock or a state beside it is looked for: those would be told as missing.
+ * @throws DriftmapError `not-found`, with the path that the user gave
+ */
+export function checkThere(path: string): void {
+  if (parseAddress(path) !== null) return;
+  try {
+    statSync(path);
+  } catch (cause) {
+    throw systemError(cause, { path, operation: 'open' });
+  }
+}
+
 async function openLocked(
   options: TargetOptions,
   production: DiskInfo,
@@ -102,6 +121,7 @@ async function openLocked(
   }
   try {
     const { disk, writer } = opened;
+    await settleGeneration(disk);
     const size = production.size;
     if (disk.size < size || (disk.size > size && !options.shrink))
       throw wrongSize(disk.name, disk.size, size);
@@ -115,7 +135,10 @@ async function openLocked(
       replica: stampOf(infoOf(disk), size),
     });
     const state = belongs ? prior : null;
-    const compare = decide(state, production, disk, bitmap, options.full ?? false);
+    const decided = decide(state, production, disk, bitmap, options.full ?? false);
+    const beside = stateAt === null ? null : ComparisonNotes.beside(stateAt, bitmap.header);
+    const notes = decided.what === 'all' ? beside : null;
+    const compare = options.full ? decided : goOn(decided, notes);
     if (compare.what !== 'all') bitmap.cover({ start: 0, end: bitmap.blocks });
     if (compare.what === 'some') bitmap.marks.add(compare.bits);
     const epoch = Math.max(state?.epoch ?? 1, production.lineage?.epoch ?? 1);
@@ -126,6 +149,8 @@ async function openLocked(
       format: disk.format,
       prior: state,
       epoch,
+      // What was noted is in the state then.
+      onStored: () => beside?.forget(),
     });
     const close = async () => {
       try {
@@ -134,7 +159,7 @@ async function openLocked(
         unlock();
       }
     };
-    return { disk, size, writer, keeper, compare, warnings: [...disk.warnings, ...warnings], close };
+    return { disk, size, writer, keeper, notes, compare, warnings: [...disk.warnings, ...warnings], close };
   } catch (error) {
     await opened.close();
     throw error;
@@ -212,6 +237,12 @@ function decide(
   // What cannot tell of writes vouches for nothing.
   if (!same || /(?:^| )(?:device|live)(?: |$)/.test(production.generation)) return { what: 'all' };
   return { what: 'some', bits: then.marks };
+}
+
+/** Where an interrupted comparison left off. */
+function goOn(decided: FirstComparison, notes: ComparisonNotes | null): FirstComparison {
+  const bits = notes?.load() ?? null;
+  return bits === null ? decided : { what: 'some', bits };
 }
 
 /** Only a raw disk is as large as its file. */

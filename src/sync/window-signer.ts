@@ -31,6 +31,8 @@ export interface WindowSignerOptions {
   readonly signatureBytes: ByteCount;
   /** Receives a window's signatures; those of windows and segments that are not signed are zero bytes. */
   readonly onSignatures?: ((window: number, signatures: Uint8Array) => void) | undefined;
+  /** Whether an index has the signatures, so that a window may as well be signed again. */
+  readonly isCheap?: boolean | undefined;
   /** Called with bytes of the disk that need no more work. */
   readonly onProgress?: ((bytes: ByteCount) => void) | undefined;
 }
@@ -78,6 +80,15 @@ export class WindowSigner {
     return signed;
   }
 
+  get isCheap(): boolean {
+    return this.options.isCheap === true;
+  }
+
+  /** A window that was given before. */
+  again(window: number): Promise<SignedWindow> {
+    return this.signWindow(window, { onSignatures: undefined, onProgress: undefined });
+  }
+
   private async fill(): Promise<void> {
     while (this.ready.length < AHEAD) {
       const window = await this.nextWindow();
@@ -117,8 +128,11 @@ export class WindowSigner {
     return window;
   }
 
-  private async signWindow(window: number): Promise<SignedWindow> {
-    const { builder, blockSize, todo, signatureBytes, onSignatures, pool, onProgress } = this.options;
+  private async signWindow(
+    window: number,
+    { onSignatures, onProgress }: Pick<WindowSignerOptions, 'onSignatures' | 'onProgress'> = this.options,
+  ): Promise<SignedWindow> {
+    const { builder, blockSize, todo, signatureBytes, pool } = this.options;
     const leaves = leavesOf(
       this.backgroundLeaf,
       this.idleLeaves.pop() ?? new Uint8Array(new SharedArrayBuffer(WINDOW_BLOCKS * DIGEST_BYTES)),

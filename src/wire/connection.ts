@@ -9,7 +9,7 @@
  * Whatever ends a connection ends it once: the first reason is what every pending and later call throws.
  */
 
-import { DriftmapError, type ErrorKind, systemError } from '../base/errors.ts';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import {
   MAX_FRAME_BYTES,
   MAX_GREETING_BYTES,
@@ -22,7 +22,8 @@ import { decodeControl, encodeControl } from '../codec/control.ts';
 import { encodeFrameHead, FRAME_HEAD_BYTES, type Frame, FrameReader, fillFrameHead } from './frame.ts';
 import type { RateLimiter } from './limiter.ts';
 import { isFree, isKnown, MessageType, messageName, OPTIONAL_FROM } from './message-types.ts';
-import { type Check, record, text } from './schema.ts';
+import type { Check } from './schema.ts';
+import { errorShape, knownKind } from './session-messages.ts';
 import type { Transport } from './transport.ts';
 
 /** What either side may send before it has been given credit: the greeting. */
@@ -57,19 +58,6 @@ const MAX_UNSENT_BYTES = MAX_FRAME_BYTES + FRAME_HEAD_BYTES;
 /** A peer is asked for a sign of life this often before it counts as dead. */
 const TICKS = 4;
 const MAX_PINGED = 16;
-const errorShape = record({ kind: text(40), message: text(MAX_WIRE_TEXT_BYTES) });
-const errorKinds: readonly ErrorKind[] = [
-  'argument',
-  'not-found',
-  'permission',
-  'io',
-  'malformed',
-  'unsupported',
-  'policy',
-  'mismatch',
-  'limit',
-  'aborted',
-];
 
 export class Connection {
   /** Bytes of frames, heads included. */
@@ -119,6 +107,11 @@ export class Connection {
       );
     this.timer = setInterval(() => this.tick(), (options.deadAfterMs ?? 60_000) / TICKS);
     this.timer.unref();
+  }
+
+  /** Whether it can still carry a session. */
+  get isOpen(): boolean {
+    return this.failure === null && !this.leaving;
   }
 
   get peer(): string {
@@ -437,8 +430,7 @@ export class Connection {
         return;
       default: {
         const { kind, message } = this.control(frame, errorShape);
-        const known = errorKinds.find((name) => name === kind) ?? 'io';
-        this.fail(new DriftmapError(known, `the other site says: ${message}`, { path: this.peer }));
+        this.fail(new DriftmapError(knownKind(kind), `the other site says: ${message}`, { path: this.peer }));
       }
     }
   }

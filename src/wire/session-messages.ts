@@ -1,5 +1,6 @@
 /** The control messages of a session, after the greeting: who has which disk, and what is to be done. */
 
+import type { ErrorKind } from '../base/errors.ts';
 import { MAX_BLOCK_SIZE, MAX_IDENTITY_BYTES, MAX_WIRE_TEXT_BYTES, MIN_BLOCK_SIZE } from '../base/limits.ts';
 import { bytes, type Checked, count, flag, list, oneOf, optional, record, text } from './schema.ts';
 
@@ -48,6 +49,8 @@ export const openShape = record({
   adopt: flag,
   discard: flag,
   format: optional(text(20)),
+  /** Of a scan or verify whose production disk is the client's: it sends a bitmap of what is looked at. */
+  narrow: optional(flag),
 });
 export type OpenMessage = Checked<typeof openShape>;
 
@@ -94,3 +97,23 @@ export const finishShape = record({
 export const finishedShape = record({
   consistent: flag,
 });
+
+/** Either → the other: what ended the session. */
+export const errorShape = record({ kind: text(40), message: text(MAX_WIRE_TEXT_BYTES) });
+const errorKinds: readonly ErrorKind[] = [
+  'argument',
+  'not-found',
+  'permission',
+  'io',
+  'malformed',
+  'unsupported',
+  'policy',
+  'mismatch',
+  'limit',
+  'aborted',
+];
+
+/** One that this version does not know counts as `io`. */
+export function knownKind(kind: string): ErrorKind {
+  return errorKinds.find((name) => name === kind) ?? 'io';
+}

@@ -36,6 +36,23 @@ const remote = /^(ssh|driftmaps?):\/\/(?:([^@/]*)@)?(\[[0-9A-Fa-f:.%]+\]|[^:/@[\
 const hostName = /^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\])$/;
 const userName = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
 
+/** Another site, without a disk. */
+export type Place =
+  | Omit<Extract<Site, { kind: 'ssh' }>, 'disk'>
+  | Omit<Extract<Site, { kind: 'tcp' }>, 'disk'>;
+
+/**
+ * `ssh://host`, `driftmaps://host:port`; what an address says of a disk is passed over.
+ * @throws DriftmapError `argument`
+ */
+export function parsePlace(text: string): Place {
+  const site = parseSite(/^[a-z]+:\/\/[^/]*\/?$/.test(text) ? `${text.replace(/\/$/, '')}/any` : text);
+  if (site.kind === 'local')
+    throw new DriftmapError('argument', 'expected ssh://host or driftmaps://host:port', { path: text });
+  const { disk: _, ...place } = site;
+  return place;
+}
+
 /** @throws DriftmapError `argument` for an address with one of the schemes that is none */
 export function parseSite(text: string): Site {
   if (!/^(?:ssh|driftmaps?):\/\//.test(text)) return { kind: 'local', disk: text };

@@ -2,7 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { DriftmapError, systemError } from '../base/errors.ts';
-import type { Site } from './site.ts';
+import type { Place } from './site.ts';
 import type { Transport } from './transport.ts';
 
 /** The other end of somebody's `ssh host driftmap serve --stdio`. Whoever can start us may do what we may do. */
@@ -35,7 +35,7 @@ export interface SshTransport extends Transport {
 
 /** Starts ssh. It asks for passwords on the terminal itself, and its messages go to our standard error. */
 export function overSsh(
-  { host, user, port }: Extract<Site, { kind: 'ssh' }>,
+  { host, user, port }: Extract<Place, { kind: 'ssh' }>,
   { ssh = process.env.DRIFTMAP_SSH ?? 'ssh', remoteCommand = 'driftmap serve --stdio' }: SshOptions = {},
 ): SshTransport {
   const [command, ...options] = ssh.trim().split(/\s+/);

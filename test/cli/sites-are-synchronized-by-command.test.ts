@@ -69,6 +69,42 @@ describe('sync', () => {
   });
 });
 
+describe('sync of several pairs', () => {
+  it('takes them as arguments and from a file, and tells of each', () => {
+    const pairs = [pair(), pair(), pair()];
+    const list = join(folder, 'pairs.txt');
+    writeFileSync(list, `# two more\n${pairs[1]!.join('  ')}\n\n${pairs[2]!.join('\t')}\n`);
+    const { status, stdout, stderr } = driftmap(['sync', ...pairs[0]!, '--pairs', list, '--json']);
+    expect([status, stderr]).toEqual([0, '']);
+    const told = JSON.parse(stdout).pairs;
+    expect(told.map(({ replica }: { replica: string }) => replica)).toEqual(pairs.map(([, b]) => b));
+    for (const [a, b] of pairs) expect(sameFiles(a, b)).toBe(true);
+  });
+
+  it('of which one fails: exits 2, and the others are equal', () => {
+    const [a, b] = pair();
+    const none = join(folder, 'none.raw');
+    const { status, stdout, stderr } = driftmap(['sync', a, none, a, b]);
+    expect(status).toBe(2);
+    expect(stderr).toContain(`${none}: open failed`);
+    expect(stdout).toMatch(/^result +failed: .*none\.raw/m);
+    expect(stdout).toMatch(/^result +consistent/m);
+    expect(sameFiles(a, b)).toBe(true);
+  });
+
+  it('that do not add up are refused', () => {
+    const [a, b] = pair();
+    const refused = (...args: string[]) => driftmap(['sync', ...args]).stderr;
+    expect(refused()).toContain('expected PRODUCTION and REPLICA, or --pairs FILE');
+    expect(refused(a, b, a)).toContain('expected a replica for each production disk, got 3 disks');
+    expect(refused(a, b, b, a, '--state', 'x')).toContain('--state is about one pair');
+    expect(refused(a, b, '--at-once', '99')).toContain('expected 1 to 16');
+    const list = join(folder, 'bad.txt');
+    writeFileSync(list, 'a b c\n');
+    expect(refused('--pairs', list)).toContain('line 1: expected PRODUCTION and REPLICA');
+  });
+});
+
 describe('scan and verify', () => {
   it('take addresses of other sites; the bitmap is the same file as of a scan here', () => {
     const [a, b] = pair();
@@ -82,9 +118,13 @@ describe('scan and verify', () => {
     expect(verified.status).toBe(1);
     expect(JSON.parse(verified.stdout).ranges).toHaveLength(2);
     expect(driftmap(['verify', a, a]).status).toBe(0);
-    expect(driftmap(['scan', a, `ssh://host${b}`, '--within', here, ...site]).stderr).toContain(
-      'for two disks here',
-    );
+    const within = driftmap(['scan', a, `ssh://host${b}`, '--within', here, '--json', ...site]);
+    expect([within.status, within.stderr]).toEqual([1, '']);
+    expect(JSON.parse(within.stdout)).toMatchObject({ markedBlocks: 2, comparedBytes: 131072 });
+    const resumed = driftmap(['scan', `ssh://host${a}`, b, '--resume', there, '--json', ...site]);
+    expect([resumed.status, JSON.parse(resumed.stdout).comparedBytes]).toEqual([1, 0]);
+    const bytes = driftmap(['scan', a, `ssh://host${b}`, '--compare', 'bytes', ...site]);
+    expect([bytes.status, bytes.stderr]).toEqual([2, expect.stringContaining('would have to travel whole')]);
   });
 });
 

@@ -1,6 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { MAX_LIVE_PASSES } from '../../src/base/limits.ts';
 import { LiveMarks } from '../../src/bitmap/live-marks.ts';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
+import { liveFromMarks } from '../../src/sync/live-marks.ts';
 import { loadState, statePath } from '../../src/sync/state-file.ts';
 import { sync } from '../../src/sync/sync.ts';
 import { temporary } from '../tools.ts';
@@ -78,4 +81,76 @@ describe('a production disk that is written to', () => {
       expect(loadState(statePath(replica))!.status).toBe('consistent');
     },
   );
+
+  it('is followed by marks that only grow: what is marked is compared again, and only what differs is sent', async () => {
+    const size = 8 * MiB;
+    const production = fileOf(folder, noise(size, 1));
+    const replica = fileOf(folder, noise(size, 1));
+    const marks = LiveMarks.create(size, BLOCK);
+    const write = (offset: number) => {
+      const unit = openFileUnit(production, { write: true });
+      unit.write(offset, noise(512, offset + passes.length));
+      unit.close();
+      marks.markDirty(offset, 512);
+    };
+    const passes: number[] = [];
+    let resumed = 0;
+    const live = liveFromMarks(marks, {
+      threshold: 3 * BLOCK,
+      onPass: ({ markedBytes, quiet }) => {
+        passes.push(markedBytes / BLOCK);
+        // While the pass runs: six blocks, three of them again, then none.
+        if (passes.length === 1) for (let i = 0; i < 6; i++) write(i * MiB);
+        if (passes.length === 2) for (let i = 0; i < 3; i++) write(i * MiB);
+        if (quiet) passes.push(-1);
+      },
+      quiesce: async () => undefined,
+      resume: async () => {
+        resumed++;
+        // Marked, and written after the last pass: not of this sync.
+        write(7 * MiB);
+      },
+    });
+    write(6 * MiB);
+    const result = await sync({ production, replica, workers: 1, live });
+    expect(result.consistent).toBe(true);
+    expect(resumed).toBe(1);
+    expect(passes.at(-1)).toBe(-1);
+    expect(passes[0]).toBe(1);
+    expect(Math.max(...passes)).toBe(7);
+    // Every version of a block that was sent, once: 1 before, 6 and 3 again while passes ran.
+    expect(result.dataBytes).toBeLessThanOrEqual(10 * BLOCK);
+    const [a, b] = [readFileSync(production), readFileSync(replica)];
+    expect(a.subarray(0, 7 * MiB).equals(b.subarray(0, 7 * MiB))).toBe(true);
+    expect(a.subarray(7 * MiB).equals(b.subarray(7 * MiB))).toBe(false);
+    // What was written since is seen: the replica is equal to production as it was.
+    const next = await sync({ production, replica, workers: 1 });
+    expect(next.dataBytes).toBe(BLOCK);
+    expect(sameFiles(production, replica)).toBe(true);
+  });
+
+  it('takes a time for the rest in place of a size, and stops after so many passes', async () => {
+    const size = MiB;
+    const production = fileOf(folder, noise(size, 1));
+    const replica = fileOf(folder, noise(size, 2));
+    const passes: boolean[] = [];
+    const marks = LiveMarks.create(size, BLOCK);
+    const ending = {
+      threshold: 0,
+      onPass: ({ quiet }: { quiet: boolean }) => {
+        passes.push(quiet);
+        const unit = openFileUnit(production, { write: true });
+        unit.write(0, noise(512, 100 + passes.length));
+        unit.close();
+        marks.markDirty(0, 512);
+      },
+      quiesce: async () => undefined,
+    };
+    marks.markDirty(0, 512);
+    const never = await sync({ production, replica, workers: 1, live: liveFromMarks(marks, ending) });
+    expect(never.passes).toBe(MAX_LIVE_PASSES + 1);
+    expect(passes.filter((quiet) => quiet)).toHaveLength(1);
+    const soon = liveFromMarks(marks, { ...ending, thresholdSeconds: 60 });
+    expect((await sync({ production, replica, workers: 1, live: soon })).passes).toBe(3);
+  });
 });

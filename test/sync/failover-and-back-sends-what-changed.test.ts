@@ -1,10 +1,12 @@
+import { spawn } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
 import { failover, openMarked } from '../../src/sync/failover.ts';
 import { loadState, saveState, statePath } from '../../src/sync/state-file.ts';
 import { sync } from '../../src/sync/sync.ts';
-import { temporary } from '../tools.ts';
+import { root, temporary } from '../tools.ts';
 import { changed, fileOf, KiB, MiB, noise, sameFiles } from './disks.ts';
 import { testServer } from './server.ts';
 
@@ -114,5 +116,32 @@ describe('failover', () => {
     expect(back.comparedBytes).toBe(32 * MiB);
     expect(sameFiles(production, replica)).toBe(true);
     await disk.close();
+  });
+
+  it.each([
+    ['flushed, and not written to since: only marked blocks are compared', false],
+    ['written to since its last flush: all is compared', true],
+  ])('of a disk whose writer was killed: %s', async (_, writesAgain) => {
+    const { production, replica } = await replicated();
+    await failover({ replica });
+    const script = `
+      import { openMarked } from ${JSON.stringify(join(root, 'dist/lib/index.js'))};
+      const disk = await openMarked(${JSON.stringify(replica)});
+      await disk.write(${9 * MiB}, Buffer.from('before'));
+      await disk.flush();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      if (${writesAgain}) await disk.write(${9 * MiB + 5}, Buffer.from('after'));
+      console.log('written');
+      setInterval(() => undefined, 1000);`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    await new Promise((resolve) => child.stdout.once('data', resolve));
+    const gone = new Promise((resolve) => child.once('exit', resolve));
+    child.kill('SIGKILL');
+    await gone;
+    const back = await sync({ production: replica, replica: production, workers });
+    expect(back.comparedBytes).toBe(writesAgain ? 32 * MiB : 4 * MiB);
+    expect(sameFiles(production, replica)).toBe(true);
   });
 });
