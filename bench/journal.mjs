@@ -21,7 +21,7 @@ if (args[0] === '--writer') await writer(args[1], args[2], Number(args[3]));
 const smoke = args[0] === '--smoke';
 const recoveryAt = args.indexOf('--recovery');
 const recovery = (smoke ? 1 / 64 : recoveryAt < 0 ? 0 : Number(args[recoveryAt + 1])) * GiB;
-const total = (smoke ? 24 : args[0]?.startsWith('--') ? 512 : Number(args[0] ?? 512)) * MiB;
+const total = (smoke ? 8 : args[0]?.startsWith('--') ? 512 : Number(args[0] ?? 512)) * MiB;
 if (!Number.isSafeInteger(total) || total < MiB || !Number.isSafeInteger(recovery)) {
   console.error('usage: node bench/journal.mjs [MIB | --smoke] [--recovery GIB]');
   process.exit(2);
@@ -32,7 +32,8 @@ process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 const report = (what, figure) => console.log(`${what.padEnd(66)} ${figure}`);
 const rate = (bytes, seconds) => `${(bytes / seconds / 1e6).toFixed(0)} MB/s`;
 const milliseconds = (seconds) => `${(seconds * 1000).toFixed(1)} ms`;
-const verdict = (ok, wanted) => `(wanted ${wanted}: ${ok ? 'yes' : 'NO'})`;
+// So little data shows that it runs, and nothing else.
+const verdict = (ok, wanted) => `(wanted ${wanted}: ${smoke ? 'not told of so little' : ok ? 'yes' : 'NO'})`;
 
 async function timed(work) {
   const cpu = process.cpuUsage();
@@ -83,7 +84,7 @@ async function end({ journal, unit }, name) {
 
 /** Appends with so many writes in flight, each waited for; the disk follows meanwhile where `apply` says so. */
 async function appends({ depth, bytes, count, inOrder, apply }) {
-  const size = 128 * MiB;
+  const size = (smoke ? 16 : 128) * MiB;
   const name = `append-${depth}-${bytes}`;
   const made = await make(name, size);
   const random = generator(1);
@@ -106,7 +107,7 @@ async function appends({ depth, bytes, count, inOrder, apply }) {
   const follow = async () => {
     while (busy) {
       await made.journal.apply();
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await new Promise((resolve) => setTimeout(resolve, 100));
     }
   };
   const following = follow();
