@@ -225,6 +225,15 @@ export class IntervalMap implements Intervals {
   }
 }
 
+/** What one bit of a filter stands for: what guests mostly write. Granules that are 4 GiB apart share a bit. */
+const GRANULE = 4096;
+const FILTER_BITS = 1024 * 1024;
+export const FILTER_BYTES = FILTER_BITS / 8;
+/** Ranges of more granules are searched for. */
+const SHORT = 8;
+/** Maps of fewer intervals are searched faster than a filter is made. */
+const FEW = 64;
+
 /** The intervals of a finished map: starts, ends, places and heads, one array after the other. */
 export class FlatMap implements Intervals {
   readonly count: number;
@@ -232,6 +241,8 @@ export class FlatMap implements Intervals {
   readonly ends: Float64Array;
   readonly places: Float64Array;
   readonly heads: Float64Array;
+  /** Which granules have an interval; null where that is not told. Made when it is first asked for. */
+  private filter: Uint32Array | null | undefined = undefined;
 
   constructor(numbers: Float64Array, count: number) {
     this.count = count;
@@ -242,7 +253,7 @@ export class FlatMap implements Intervals {
   }
 
   each(start: ByteOffset, end: ByteOffset, visit: Visit): void {
-    if (end <= start) return;
+    if (end <= start || !this.mayMeet(start, end)) return;
     const { starts, ends, places, heads, count } = this;
     for (let i = firstEndingAfter(ends, count, start); i < count; i++) {
       const from = starts[i]!;
@@ -251,5 +262,39 @@ export class FlatMap implements Intervals {
       const clipped = Math.max(from, start);
       visit(clipped, Math.min(ends[i]!, end), place < 0 ? ZEROS : place + (clipped - from), heads[i]!);
     }
+  }
+  /**
+   * False when nothing of a short range is here. A view asks every segment between it and the disk for each read, and
+   * most have nothing: one bit tells it where a search would go through the whole map.
+   */
+  private mayMeet(start: ByteOffset, end: ByteOffset): boolean {
+    const first = Math.floor(start / GRANULE);
+    const last = Math.floor((end - 1) / GRANULE);
+    if (last - first >= SHORT) return true;
+    if (this.filter === undefined) this.filter = this.makeFilter();
+    if (this.filter === null) return true;
+    for (let granule = first; granule <= last; granule++) {
+      const bit = granule % FILTER_BITS;
+      if (((this.filter[bit >>> 5]! >>> (bit & 31)) & 1) === 1) return true;
+    }
+    return false;
+  }
+
+  /** Null where the map is too small to need one, or so large that making it takes longer than it saves. */
+  private makeFilter(): Uint32Array | null {
+    const { starts, ends, count } = this;
+    if (count < FEW) return null;
+    let granules = 0;
+    for (let i = 0; i < count; i++) granules += Math.ceil((ends[i]! - starts[i]!) / GRANULE) + 1;
+    if (granules > FILTER_BITS) return null;
+    const filter = new Uint32Array(FILTER_BITS / 32);
+    for (let i = 0; i < count; i++) {
+      const last = Math.floor((ends[i]! - 1) / GRANULE);
+      for (let granule = Math.floor(starts[i]! / GRANULE); granule <= last; granule++) {
+        const bit = granule % FILTER_BITS;
+        filter[bit >>> 5] = filter[bit >>> 5]! | (1 << (bit & 31));
+      }
+    }
+    return filter;
   }
 }

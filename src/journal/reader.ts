@@ -9,7 +9,7 @@ import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { KiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import type { JournalFile } from './folder.ts';
-import type { Intervals } from './interval-map.ts';
+import { FILTER_BYTES, type Intervals } from './interval-map.ts';
 import { decodeFrame, FRAME_BYTES, type FrameHead } from './record.ts';
 import { readMaps } from './seal.ts';
 import { malformed, type Place, type RecordTable, readSlots, type Segment } from './segment.ts';
@@ -42,7 +42,8 @@ export class SegmentReader {
   get weight(): ByteCount {
     const { table, segment, maps } = this;
     const tableBytes = table === null ? 0 : TABLE_BYTES_PER_RECORD * table.count;
-    const mapBytes = maps === null || segment.seal === null ? 0 : segment.seal.mapBytes;
+    const { seal } = segment;
+    const mapBytes = maps === null || seal === null ? 0 : seal.mapBytes + FILTER_BYTES * seal.maps.length;
     return 1024 + tableBytes + mapBytes + this.checked.byteLength;
   }
 

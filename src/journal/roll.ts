@@ -96,9 +96,11 @@ async function forwards(rolling: Rolling, { from, to }: Span): Promise<undefined
     for (let at = from; at < to; ) {
       checkSignal(signal);
       const memory = memories.reverse()[0]!;
-      const round = await readRound(core, { at, to: at < kept ? Math.min(to, kept) : to, memory, pace });
+      const keeps = at >= kept;
+      const end = keeps ? to : Math.min(to, kept);
+      const round = await readRound(core, { at, to: end, keeps, memory, pace });
       let durable: Promise<undefined> = Promise.resolve(undefined);
-      if (at >= kept) {
+      if (keeps) {
         const before = waiting?.round ?? null;
         await keepOverwritten(core, round, { disks: rolling.disks, before, memory: old, pace });
         durable = undo.commit();

@@ -3,7 +3,7 @@
 import { assert } from '../base/errors.ts';
 import { JOURNAL_BATCH_BYTES, JOURNAL_BATCH_RECORDS } from '../base/limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
-import { MiB } from '../base/units.ts';
+import { KiB, MiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import type { Core } from './core.ts';
 import type { IntervalMap } from './interval-map.ts';
@@ -14,6 +14,9 @@ import { mapRecords, type RecordTable, type Segment } from './segment.ts';
 
 /** Bytes of the data file that are read at a time. */
 const PIECE = 1 * MiB;
+/** A round of large records gains nothing from more of them than the processor's caches hold. */
+const CACHED = 4 * MiB;
+const LARGE = 32 * KiB;
 
 /** Memory that is used again by each round: fresh memory costs more than what is read into it. */
 export class Scratch {
@@ -46,18 +49,25 @@ export interface RoundOptions {
   /** The next records after `at`, up to `to`. */
   readonly at: Sequence;
   readonly to: Sequence;
+  /** Whether what it overwrites is to be kept, durably: then fewer and longer rounds are better. */
+  readonly keeps: boolean;
   readonly memory: Scratch;
   readonly pace: Pace;
 }
 
-export async function readRound(core: Core, { at, to, memory, pace }: RoundOptions): Promise<Round> {
+export async function readRound(core: Core, options: RoundOptions): Promise<Round> {
+  const { at, to, keeps, memory, pace } = options;
   const { redo } = core;
   const segment = redo.segments[redo.indexOf(at + 1)];
   assert(segment !== undefined, `new data of sequence ${at + 1} is there`);
   const reader = redo.readers.of(segment);
   const table = reader.records();
   const start = at + 1 - segment.first;
-  const { end, base, dataEnd } = extentOf(table, start, Math.min(to, segment.last) - segment.first);
+  const { end, base, dataEnd } = extentOf(table, {
+    start,
+    last: Math.min(to, segment.last) - segment.first,
+    keeps,
+  });
   const data = memory.take(dataEnd - base);
   for (let done = 0; done < data.length; done += PIECE) {
     if (pace.did(Math.min(PIECE, data.length - done))) await pace.next();
@@ -75,7 +85,10 @@ export async function readRound(core: Core, { at, to, memory, pace }: RoundOptio
 }
 
 /** How far a round from a record goes, and where its frames lie. */
-function extentOf(table: RecordTable, start: number, last: number) {
+function extentOf(
+  table: RecordTable,
+  { start, last, keeps }: { readonly start: number; readonly last: number; readonly keeps: boolean },
+) {
   let end = start;
   let base = 0;
   let dataEnd = 0;
@@ -83,6 +96,7 @@ function extentOf(table: RecordTable, start: number, last: number) {
   while (end <= last && end - start < JOURNAL_BATCH_RECORDS) {
     const length = table.lengths[end]!;
     if (end > start && sum + length > JOURNAL_BATCH_BYTES) break;
+    if (!keeps && sum >= CACHED && sum >= LARGE * (end - start)) break;
     if (table.kinds[end] === RecordKind.data) {
       const position = table.positions[end]!;
       // A file that was made anew by a roll backwards may have holes.
