@@ -21,7 +21,7 @@ import { temporary } from '../tools.ts';
 import { changed, KiB, MiB, noise } from './disks.ts';
 import { randomOf } from './simulated.ts';
 
-const FUZZ_SECONDS = Number(process.env.DRIFTMAP_FUZZ_SECONDS ?? 5);
+const FUZZ_SECONDS = Number(process.env.DRIFTMAP_FUZZ_SECONDS ?? 3);
 const SEED = Number(process.env.DRIFTMAP_SEED ?? 1);
 const BLOCK = 64 * KiB;
 const outside = temporary();
