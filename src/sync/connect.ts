@@ -7,7 +7,7 @@ import { greet } from '../wire/greeting.ts';
 import type { RateLimiter } from '../wire/limiter.ts';
 import { isLoopback, type Place, type Site } from '../wire/site.ts';
 import { overSsh, type SshOptions } from '../wire/stdio.ts';
-import type { TlsFiles } from '../wire/tcp.ts';
+import { connectTcp, type TlsFiles } from '../wire/tcp.ts';
 import type { Transport } from '../wire/transport.ts';
 
 export interface SiteOptions extends SshOptions {
@@ -68,14 +68,12 @@ export async function reach(site: Place, options: SiteOptions): Promise<Reached>
   }
 }
 
-async function overTcp(site: Extract<Place, { kind: 'tcp' }>, options: SiteOptions): Promise<Transport> {
+function overTcp(site: Extract<Place, { kind: 'tcp' }>, options: SiteOptions): Promise<Transport> {
   const { host, port, tls } = site;
   if (!tls && !isLoopback(host) && !options.insecure) {
     const reason = 'expected TLS to another machine: use driftmaps://, or say --insecure';
     throw new DriftmapError('policy', reason, { path: `driftmap://${host}:${port}` });
   }
-  // TLS is loaded by who needs it: a sync of two disks here starts without.
-  const { connectTcp } = await import('../wire/tcp.ts');
   return connectTcp({ host, port, tls: tls ? (options.tls ?? {}) : null });
 }
 

@@ -2,11 +2,13 @@
 
 import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer, connect as netConnect, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer, type TLSSocket, connect as tlsConnect } from 'node:tls';
+import type { TLSSocket } from 'node:tls';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { MAX_SESSIONS } from '../base/limits.ts';
 import { bareHost } from './site.ts';
 import type { Transport } from './transport.ts';
+
+// node:tls is loaded when it is first needed: a sync of two disks here, and plain TCP, start without it.
 
 /** PEM files. */
 export interface TlsFiles {
@@ -45,14 +47,15 @@ export interface ConnectTcpOptions {
 }
 
 /** @throws DriftmapError `io`, `permission` (a certificate that is not trusted) */
-export function connectTcp({ host, port, tls }: ConnectTcpOptions): Promise<Transport> {
+export async function connectTcp({ host, port, tls }: ConnectTcpOptions): Promise<Transport> {
+  const secure = tls === null ? null : await import('node:tls');
   const name = `${tls === null ? 'driftmap' : 'driftmaps'}://${host}:${port}`;
   const bare = bareHost(host);
   return new Promise((resolve, reject) => {
     const socket =
-      tls === null
+      tls === null || secure === null
         ? netConnect({ host: bare, port })
-        : tlsConnect({
+        : secure.connect({
             host: bare,
             port,
             minVersion: 'TLSv1.3',
@@ -147,6 +150,7 @@ export async function listenTcp({
   else {
     const mutual = tls.ca !== undefined;
     const options = { minVersion: 'TLSv1.3', requestCert: mutual, rejectUnauthorized: mutual } as const;
+    const { createServer: createTlsServer } = await import('node:tls');
     server = createTlsServer({ ...read(tls), ...options, handshakeTimeout: CONNECT_MS }, (socket) =>
       accept(socket, socket),
     );
