@@ -78,8 +78,14 @@ export { type BlockSignature, type SignaturesOptions, signatures } from './scan/
 export { type AlgorithmName, algorithms, type SignatureAlgorithm } from './signature/algorithm.ts';
 export { openIndex, type SignatureIndex } from './signature/index-file.ts';
 export type { IndexHeader, IndexSubject } from './signature/index-table.ts';
-export type { ObjectStore, StoredObject, StoreOptions } from './store/object-store.ts';
-export { type OpenStoreOptions, openObjectStore } from './store/open-object-store.ts';
+export type {
+  ObjectStore,
+  OpenStoreOptions,
+  StoreCredentials,
+  StoredObject,
+  StoreOptions,
+} from './store/object-store.ts';
+export { openObjectStore } from './store/open-object-store.ts';
 export { type CompareOptions, type CompareResult, compareSites, verify } from './sync/compare-sites.ts';
 export { type FailoverOptions, failover, openMarked } from './sync/failover.ts';
 export type { LiveProduction } from './sync/production-session.ts';
