@@ -4,7 +4,7 @@ import { DriftmapError } from '../base/errors.ts';
 import { MAX_SESSIONS } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { isLoopback } from '../wire/site.ts';
-import type { Listener, TlsFiles } from '../wire/tcp.ts';
+import { type Listener, listenTcp, type TlsFiles } from '../wire/tcp.ts';
 import type { Transport } from '../wire/transport.ts';
 import { ServerMetrics } from './metrics.ts';
 import { type ServedSession, type ServeOptions, serveSession } from './server.ts';
@@ -67,8 +67,6 @@ export async function serve(options: ListenServerOptions): Promise<DriftmapServe
     metrics.refused++;
     options.onError?.(new DriftmapError('permission', reason), 'a stranger');
   };
-  // Where `connect.ts` loads it late, so must everybody: else it is bundled with the rest all the same.
-  const { listenTcp } = await import('../wire/tcp.ts');
   const listener: Listener = await listenTcp({ host, port, tls, onTransport: take, onRefused });
   return {
     host,
