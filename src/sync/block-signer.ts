@@ -40,7 +40,8 @@ function takeArena(bytes: ByteCount): Arena {
 export class BlockSigner {
   private readonly size: ByteCount;
   private readonly blockSize: ByteCount;
-  private readonly side: Side;
+  private readonly disk: VirtualDisk;
+  private side: Side;
   private readonly kernels: Kernels;
   private readonly layout: SlotLayout;
   private readonly bytes: Uint8Array;
@@ -61,6 +62,7 @@ export class BlockSigner {
     const { memory, pointer } = this.arena.slots.slot(0);
     this.size = size;
     this.blockSize = blockSize;
+    this.disk = disk;
     this.side = new Side(disk);
     this.layout = layOutSlot(pointer, blockSize);
     this.kernels = new Kernels(modules, memory, this.layout.scratch);
@@ -77,6 +79,8 @@ export class BlockSigner {
   }
 
   async begin({ algorithm, key, nodeKey, indexed = false }: SignPass): Promise<void> {
+    // A side remembers holes: since the pass before, there may be data in them.
+    this.side = new Side(this.disk);
     const chosen = algorithmByName(algorithm);
     this.signer = await this.kernels.signer(chosen, key ?? undefined);
     this.leafSigner =

@@ -99,7 +99,6 @@ export class ProductionSession {
   looked: Looked | null = null;
   private readonly options: ProductionSessionOptions;
   private readonly generation: string;
-  private readonly side: Side;
   private readonly reader: PieceReader;
   private gauge: LinkGauge;
   private checkpoints = 0;
@@ -110,8 +109,7 @@ export class ProductionSession {
   constructor(options: ProductionSessionOptions) {
     this.options = options;
     this.generation = options.since ?? options.disk.generation();
-    this.side = new Side(options.disk);
-    this.reader = new PieceReader(this.side, new Packer(options.codec, options.compression));
+    this.reader = new PieceReader(new Side(options.disk), new Packer(options.codec, options.compression));
     this.gauge = new LinkGauge(options.connection);
   }
 
@@ -338,16 +336,18 @@ export class ProductionSession {
     totals.begin('sending', bitmap.markedBytes);
     // What was measured while comparing says nothing of sending.
     this.gauge = new LinkGauge(connection);
+    // A side remembers holes: what was marked since the pass before may lie in one.
+    const side = new Side(this.options.disk);
     const sent = bitmap.marks.clone();
     const { blockSize, size } = bitmap;
     const piece = this.options.open.refine ?? 0;
-    if (piece === 0 || piece >= blockSize) await this.sendPieces(piecesOf(sent.runs(), this.side, bitmap));
+    if (piece === 0 || piece >= blockSize) await this.sendPieces(piecesOf(sent.runs(), side, bitmap));
     else {
       const { refinedPieces = MAX_REFINED_PIECES } = this.options;
       const most = Math.max(1, Math.floor(refinedPieces / (blockSize / piece)));
       for (const runs of batches(sent.runs(), most)) {
         const differing = await this.refined(runs, piece, bitmap);
-        await this.sendPieces(piecesOf(differing, this.side, { size, blockSize: piece }));
+        await this.sendPieces(piecesOf(differing, side, { size, blockSize: piece }));
       }
     }
     if (!sent.isEmpty || totals.placedBlocks > 0) await this.checkpoint(0);

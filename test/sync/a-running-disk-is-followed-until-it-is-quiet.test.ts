@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { MAX_LIVE_PASSES } from '../../src/base/limits.ts';
 import { LiveMarks } from '../../src/bitmap/live-marks.ts';
@@ -7,7 +8,7 @@ import { liveFromMarks } from '../../src/sync/live-marks.ts';
 import { loadState, statePath } from '../../src/sync/state-file.ts';
 import { sync } from '../../src/sync/sync.ts';
 import { temporary } from '../tools.ts';
-import { fileOf, KiB, MiB, noise, sameFiles } from './disks.ts';
+import { fileOf, KiB, MiB, noise, sameFiles, writeSparse } from './disks.ts';
 import { testServer } from './server.ts';
 
 const folder = temporary();
@@ -81,6 +82,47 @@ describe('a production disk that is written to', () => {
       expect(loadState(statePath(replica))!.status).toBe('consistent');
     },
   );
+
+  it.each([
+    ['here', undefined],
+    ['far', undefined],
+    ['far', 4 * KiB],
+  ])('is followed into what were holes when the session began: %s, pieces of %s', async (where, refine) => {
+    // Larger than what is signed without threads, which keep what they know from pass to pass.
+    const size = 48 * MiB;
+    const bytes = new Uint8Array(size);
+    bytes.set(noise(1 * MiB, 1));
+    const production = writeSparse(join(folder, `holes-${where}-${refine}.raw`), bytes);
+    const replica = writeSparse(
+      `${production}.replica`,
+      bytes.map((byte, i) => (i < 500_000 ? byte ^ 1 : byte)),
+    );
+    const marks = [LiveMarks.create(size, BLOCK)];
+    const write = (offset: number, seed: number) => {
+      const unit = openFileUnit(production, { write: true });
+      unit.write(offset, noise(BLOCK, seed));
+      unit.close();
+      marks[0]!.markDirty(offset, BLOCK);
+    };
+    let passes = 0;
+    const result = await sync({
+      ...{ production, replica: where === 'far' ? site.grant('holes', { disk: replica }) : replica },
+      ...{ token: site.token, workers: 1, refine },
+      live: {
+        take: () => {
+          if (passes++ < 2) for (let i = 0; i < 8; i++) write((3 + 5 * i + passes) * MiB, 10 * passes + i);
+          const taken = marks[0]!.snapshot();
+          marks[0] = LiveMarks.create(size, BLOCK);
+          return taken;
+        },
+        quiesce: async () => write(47 * MiB, 99),
+        threshold: BLOCK,
+      },
+    });
+    expect(passes).toBeGreaterThan(2);
+    expect(result.consistent).toBe(true);
+    expect(sameFiles(production, replica)).toBe(true);
+  });
 
   it('is followed by marks that only grow: what is marked is compared again, and only what differs is sent', async () => {
     const size = 8 * MiB;
