@@ -127,6 +127,7 @@ export {
 } from './snapshots/catalog.ts';
 export type { SnapshotDiskSource } from './snapshots/disk-taker.ts';
 export { diskUnit } from './snapshots/disk-unit.ts';
+export { holdSnapshot } from './snapshots/draft.ts';
 export { readKeyFile } from './snapshots/keys.ts';
 export type { SnapshotCounts, SnapshotDisk, SnapshotInfo, SnapshotPoint } from './snapshots/manifest.ts';
 export { ObjectCache } from './snapshots/object-cache.ts';
