@@ -42,7 +42,7 @@ describe('a splitter', () => {
     const splitter = await site.startSplitter({ reach: null });
     await expect(site.startSplitter({ reach: null })).rejects.toThrow(/another splitter/);
     await expect(site.startSplitter({ reach: null, state: `${folder}/b/other` })).rejects.toThrow(
-      /protected by another splitter/,
+      /used by another splitter/,
     );
     await splitter.close();
     await (await site.startSplitter({ reach: null })).close();
