@@ -156,7 +156,8 @@ async function trouble(random: Random, site: Site, splitter: Splitter): Promise<
 }
 
 describe('a group under trouble', () => {
-  for (const seed of [1, 2, 3]) {
+  // Other seeds are other runs: DRIFTMAP_SEED=7 npx vitest run …
+  for (const seed of process.env.DRIFTMAP_SEED ? [Number(process.env.DRIFTMAP_SEED)] : [1, 2, 3]) {
     it(`becomes equal, and its points are true (seed ${seed})`, async () => {
       const random = randomOf(seed);
       const site = new Site(`${folder}/${seed}`, shapes);
