@@ -94,6 +94,16 @@ export {
 export { type RollGroupOptions, type RollProgress, rollGroup } from './protect/replica/roll.ts';
 export type { Snapshots, SnapshotsState } from './protect/replica/snapshots.ts';
 export {
+  openSplitter,
+  type SplitDiskState,
+  type Splitter,
+  type SplitterOptions,
+  type SplitterState,
+} from './protect/splitter/splitter.ts';
+export { type ChildOptions, reachChild, reachSite } from './protect/stream/reach.ts';
+export { replicaTarget } from './protect/stream/replica-target.ts';
+export { type StreamServed, type StreamTarget, serveStream } from './protect/stream/session.ts';
+export {
   type BuildIndexOptions,
   buildIndex,
   type IndexResult,
