@@ -57,6 +57,8 @@ export class Access implements OpenAccess {
   private readonly work: Work;
   private readonly servers: ReadonlyMap<string, NbdServer>;
   private ending: Promise<Ending> | null = null;
+  /** Then the history has been cut: there is no way back. */
+  private isBeingKept = false;
   private hasEnded: (how: Ending) => void = () => undefined;
 
   constructor(
@@ -101,7 +103,13 @@ export class Access implements OpenAccess {
   }
 
   private async finish(how: Ending): Promise<Ending> {
-    if (how === 'keep') checkMayBecomeProduction(this.group, this);
+    if (how === 'keep') {
+      checkMayBecomeProduction(this.group, this);
+      this.isBeingKept = true;
+    } else if (this.isBeingKept && !this.group.isClosing) {
+      const reason = 'keeping what was written had begun, and did not come to its end: promote it once more';
+      throw new DriftmapError('policy', reason, { path: this.group.side.journal });
+    }
     for (const server of new Set(this.servers.values())) await server.close();
     if (how === 'keep') await this.work.keep();
     else await this.work.discard();
@@ -173,8 +181,9 @@ function virtualWork(group: ReplicaGroup, { sequence }: Point, { overlay, readOn
     discard,
     keep: async () => {
       const written = [...units].map(([disk, unit]) => ({ disk, unit, ranges: unit.blocks() }));
-      await group.exclusively('keeping what an access wrote', () =>
-        becomeProduction(group, sequence, written),
+      const what = 'what an access wrote is being kept';
+      await group.exclusively(what, () =>
+        group.withoutStream(what, () => becomeProduction(group, sequence, written)),
       );
       await discard();
     },

@@ -39,17 +39,17 @@ export async function failOver(
     throw new DriftmapError('policy', reason, { path: group.side.journal });
   }
   checkMayBecomeProduction(group, null);
-  return group.exclusively('failing over', async () => {
+  return group.exclusively('failing over', () =>
     // Nothing more is taken in: what is there is what there will be.
-    const why = new DriftmapError('policy', 'the replica is being failed over', { path: group.side.journal });
-    group.endStream(why);
-    if (group.journal.state().failure === null) await group.journal.commit();
-    const { last, suspended } = group.journal.state();
-    const newest = { sequence: last, time: group.journal.timeOf(last) };
-    const { sequence, time } = group.find(at);
-    await becomeProduction(group, sequence, [], { signal });
-    return { sequence, time, newest, wasConsistent: !suspended };
-  });
+    group.withoutStream('it is being failed over', async () => {
+      if (group.journal.state().failure === null) await group.journal.commit();
+      const { last, suspended } = group.journal.state();
+      const newest = { sequence: last, time: group.journal.timeOf(last) };
+      const { sequence, time } = group.find(at);
+      await becomeProduction(group, sequence, [], { signal });
+      return { sequence, time, newest, wasConsistent: !suspended };
+    }),
+  );
 }
 
 /** @throws DriftmapError `policy` */
@@ -70,7 +70,11 @@ export interface Written {
   readonly ranges: readonly ByteRange[];
 }
 
-/** The disks go to the point, what was written there follows it, and the group is production. */
+/**
+ * The disks go to the point, what was written there follows it, and the group is production. It may be done again after
+ * it was stopped. Until then what is written is no point, and the history is another already: production, should it
+ * come back, compares everything.
+ */
 export async function becomeProduction(
   group: ReplicaGroup,
   sequence: Sequence,
@@ -78,8 +82,10 @@ export async function becomeProduction(
   options: RollOptions = {},
 ): Promise<void> {
   // Should it be stopped in the middle, the disks wait at the point for the next try.
-  group.update({ hold: { sequence, why: `a failover to ${sequence} was begun` } });
+  const hold = { sequence, why: `a failover to ${sequence} was begun` };
+  group.update({ hold });
   await group.journal.rollTo({ sequence }, options);
+  group.update({ hold, history: newHistory() });
   await group.journal.promote();
   await appendWritten(group, written);
   await nowProduction(group, sequence);
@@ -87,8 +93,10 @@ export async function becomeProduction(
 
 const APPEND_BYTES = 1 * MiB;
 
-/** Puts it into the journal, durably, with some memory at a time. */
+/** Puts it into the journal, durably, with some memory at a time. A part of it is no point. */
 export async function appendWritten(group: ReplicaGroup, written: readonly Written[]): Promise<void> {
+  if (written.every(({ ranges }) => ranges.length === 0)) return;
+  await group.journal.suspend('what an access wrote is being kept');
   for (const { disk, unit, ranges } of written) {
     let writes: JournalWrite[] = [];
     let bytes = 0;
@@ -105,6 +113,7 @@ export async function appendWritten(group: ReplicaGroup, written: readonly Writt
     }
     if (writes.length > 0) await group.journal.append(writes).durable;
   }
+  await group.journal.resume('what an access wrote is kept');
 }
 
 /** The disks take what the journal has, and the record says that they are production's. */
@@ -113,14 +122,11 @@ export async function nowProduction(group: ReplicaGroup, sequence: Sequence): Pr
   const generations = Object.fromEntries([...group.disks].map(([name, disk]) => [name, disk.generation()]));
   const time = group.journal.timeOf(sequence);
   group.update({
-    history: newHistory(),
     hold: null,
     rolled: null,
     failedOver: { sequence, time, since: group.clock(), generations },
   });
   group.claims.release();
-  const why = new DriftmapError('policy', 'this site is production now', { path: group.side.journal });
-  group.endStream(why);
 }
 
 export interface FailedBack {

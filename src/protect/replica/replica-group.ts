@@ -16,88 +16,21 @@ import {
   REPLICA_MIN_FREE_BYTES,
   REPLICA_PROBE_BLOCKS,
 } from '../../base/limits.ts';
-import type { ByteCount } from '../../base/units.ts';
 import { MiB } from '../../base/units.ts';
 import type { Appended, Journal, JournalWrite } from '../../journal/journal.ts';
 import type { Found, Point, Points } from '../../journal/points.ts';
-import type { Sequence, Time } from '../../journal/record.ts';
+import type { Time } from '../../journal/record.ts';
 import type { Retained } from '../../journal/retention.ts';
 import { BlockHasher } from '../../sync/block-hasher.ts';
 import type { GroupFile, ReplicaSide } from '../group/group-file.ts';
 import { DiskClaims } from '../group/hold-disk.ts';
 import { Applier } from './applier.ts';
+import type { Follower, OpenAccess, Probe, ReplicaGroupState } from './group-state.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import { type ReplicaRecord, saveReplicaRecord } from './state-file.ts';
 import { findTarget } from './target.ts';
 
-/** Who appends production's writes. */
-export interface Follower {
-  /** For messages. */
-  readonly peer: string;
-  /** The journal takes nothing more, and why: production is to mark from now on. */
-  failed(why: DriftmapError): void;
-  /** It takes writes again. The group is suspended, because some are missing. */
-  recovered(): void;
-  /** The stream is to end: another one took over, the group became production, or it is closed. */
-  ended(why: DriftmapError): void;
-}
-
-export interface ReplicaGroupState {
-  readonly group: string;
-  /** `replica`, or `production` after a failover. */
-  readonly role: 'replica' | 'production';
-  /** See `ReplicaRecord.history`. */
-  readonly history: string;
-  /** The journal's folder, and what its files take. */
-  readonly journal: string;
-  readonly bytes: ByteCount;
-  /** The newest durable write. */
-  readonly last: Point;
-  /** Whether that is a point: false while writes are missing. */
-  readonly consistent: boolean;
-  readonly applied: { readonly low: Sequence; readonly high: Sequence };
-  /** What the disks have not taken yet: records, and bytes of those that came in since it was opened. */
-  readonly lag: { readonly records: number; readonly bytes: ByteCount };
-  /** Why the disks do not follow; null while they do. */
-  readonly held: string | null;
-  /** Why older points are kept than `keep` asks for; null where none are. */
-  readonly retained: string | null;
-  /** What is wrong, one line each. */
-  readonly trouble: readonly string[];
-  /** Who streams; null when nobody does. */
-  readonly stream: string | null;
-  readonly accesses: readonly AccessState[];
-  readonly failedOver: { readonly sequence: Sequence; readonly time: Time; readonly since: Time } | null;
-}
-
-export interface AccessState {
-  readonly id: number;
-  readonly kind: 'virtual' | 'rolled';
-  readonly point: Point;
-  readonly exports: readonly { readonly disk: string; readonly uri: string }[];
-  readonly writtenBytes: ByteCount;
-}
-
-/** `discard`, as if it had never been; or `keep`: the group becomes production with what was written. */
-export type Ending = 'discard' | 'keep';
-
-/** An access while it lasts (`access.ts`). */
-export interface OpenAccess {
-  readonly id: number;
-  /** Resolves when it has ended, however. */
-  readonly ended: Promise<Ending>;
-  state(): AccessState;
-  end(how: Ending): Promise<Ending>;
-}
-
-export interface Probe {
-  readonly disk: string;
-  readonly blockSize: ByteCount;
-  /** Numbers of blocks; the last block of a disk may be short. */
-  readonly blocks: readonly number[];
-  /** Their BLAKE3 signatures, 32 bytes each, one after the other. */
-  readonly signatures: Uint8Array;
-}
+export type { AccessState, Ending, Follower, OpenAccess, Probe, ReplicaGroupState } from './group-state.ts';
 
 export interface ReplicaGroupParts {
   readonly file: GroupFile;
@@ -136,6 +69,8 @@ export class ReplicaGroup {
   private failing = false;
   private retained: string | null = null;
   private busyWith: string | null = null;
+  /** Why no stream is taken in, for a while. */
+  private shut: string | null = null;
   private ticks = 0;
   private mendAt = 0;
   private mendStep = 1;
@@ -186,7 +121,7 @@ export class ReplicaGroup {
    * @throws DriftmapError `policy` after a failover
    */
   follow(follower: Follower): () => void {
-    this.checkReplica();
+    this.checkTakes();
     const reason = `${follower.peer} streams to this group now`;
     this.follower?.ended(new DriftmapError('policy', reason, { path: this.side.journal }));
     this.follower = follower;
@@ -202,7 +137,7 @@ export class ReplicaGroup {
 
   /** As `Journal.append`. @throws DriftmapError `policy` after a failover, `limit` when the journal is as large as it may be */
   append(writes: readonly JournalWrite[], time?: Time): Appended {
-    this.checkReplica();
+    this.checkTakes();
     if (this.full !== null) throw this.full;
     const appended = this.journal.append(writes, time);
     let bytes = 0;
@@ -238,7 +173,7 @@ export class ReplicaGroup {
   }
 
   private async mark(act: () => Promise<Point>): Promise<Point> {
-    this.checkReplica();
+    this.checkTakes();
     try {
       const point = await act();
       this.applier.poke(0);
@@ -389,10 +324,33 @@ export class ReplicaGroup {
     }
   }
 
-  endStream(why: DriftmapError): void {
+  /** Ends the stream, and takes nothing in while this lasts: what it writes to the journal is all that comes. */
+  async withoutStream<T>(what: string, act: () => Promise<T>): Promise<T> {
+    this.shut = what;
+    this.endStream(
+      new DriftmapError('policy', `the group takes no stream: ${what}`, { path: this.side.journal }),
+    );
+    try {
+      return await act();
+    } finally {
+      this.shut = null;
+    }
+  }
+
+  private checkTakes(): void {
+    this.checkReplica();
+    if (this.shut === null) return;
+    throw new DriftmapError('policy', `the group takes no stream: ${this.shut}`, { path: this.side.journal });
+  }
+
+  private endStream(why: DriftmapError): void {
     const { follower } = this;
     this.follower = null;
     follower?.ended(why);
+  }
+
+  get isClosing(): boolean {
+    return this.closing !== null;
   }
 
   get isFollowed(): boolean {

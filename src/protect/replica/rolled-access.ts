@@ -12,10 +12,12 @@
 
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { DriftmapError } from '../../base/errors.ts';
 import type { Sequence } from '../../journal/record.ts';
 import type { LogicalUnit } from '../../lu/logical-unit.ts';
 import { appendWritten, nowProduction } from './failover.ts';
 import type { ReplicaGroup } from './replica-group.ts';
+import { newHistory } from './state-file.ts';
 import { removeUndoLog, UndoLog } from './undo-log.ts';
 import { RolledDisk } from './worked-disk.ts';
 
@@ -58,11 +60,20 @@ export function openRolled(group: ReplicaGroup, sequence: Sequence): Promise<Rol
   });
 }
 
+/** May be done again after it failed. */
 async function discard(group: ReplicaGroup, log: UndoLog): Promise<void> {
-  await log.restore();
-  unshield(group);
-  const { hold } = group.record;
-  group.update({ rolled: null });
+  const { hold, rolled } = group.record;
+  if (rolled !== null && rolled.stage !== 'open') {
+    const reason =
+      'keeping what was written had begun, and did not come to its end: it is finished when the group is opened next';
+    throw new DriftmapError('policy', reason, { path: group.side.journal });
+  }
+  // Once it is noted, the disks may have followed.
+  if (rolled !== null) {
+    await log.restore();
+    unshield(group);
+    group.update({ rolled: null });
+  }
   log.remove();
   // Where the disks were held before: there they are held again.
   if (hold !== null) await group.journal.rollTo({ sequence: hold.sequence });
@@ -74,26 +85,31 @@ function unshield(group: ReplicaGroup): void {
 
 /** What was written becomes the group's: everything after the point is gone, and the group is production. */
 export function keepRolled(group: ReplicaGroup, log: UndoLog): Promise<void> {
-  return group.exclusively('keeping what an access wrote', async () => {
-    const { sequence } = group.record.rolled!;
-    group.update({ rolled: { sequence, stage: 'promoting' } });
-    await promote(group, log);
-  });
+  const what = 'what an access wrote is being kept';
+  return group.exclusively(what, () => group.withoutStream(what, () => promote(group, log)));
 }
 
-async function promote(group: ReplicaGroup, log: UndoLog): Promise<void> {
-  const { sequence } = group.record.rolled!;
-  await group.journal.promote();
-  const names = [...group.disks.keys()];
-  const units = rawUnits(group);
-  await appendWritten(
-    group,
-    names.map((disk, number) => ({ disk, unit: units[number]!, ranges: log.blocksOf(number) })),
-  );
-  group.update({ rolled: { sequence, stage: 'restoring' } });
-  await log.restore();
-  unshield(group);
-  log.remove();
+/** From whichever stage it is at; may be done again after it failed. @param log null when it is removed already */
+async function promote(group: ReplicaGroup, log: UndoLog | null): Promise<void> {
+  const { sequence, stage } = group.record.rolled!;
+  if (stage !== 'restoring') {
+    // Production, should it come back, is to compare everything: its writes after the point are gone.
+    group.update({ rolled: { sequence, stage: 'promoting' }, history: newHistory() });
+    await group.journal.promote();
+    const names = [...group.disks.keys()];
+    const units = rawUnits(group);
+    await appendWritten(
+      group,
+      names.map((disk, number) => ({ disk, unit: units[number]!, ranges: log!.blocksOf(number) })),
+    );
+    group.update({ rolled: { sequence, stage: 'restoring' } });
+  }
+  // Without it they have been brought back, and may have followed.
+  if (log !== null && existsSync(log.path)) {
+    await log.restore();
+    unshield(group);
+    log.remove();
+  }
   await nowProduction(group, sequence);
 }
 
@@ -115,14 +131,6 @@ export async function recoverAccess(group: ReplicaGroup, warn: (line: string) =>
       return;
     }
     warn(`keeping what an access to the disks as of ${sequence} wrote had not been finished: it is now`);
-    if (stage === 'promoting') {
-      await promote(group, log!);
-      return;
-    }
-    if (log !== null) {
-      await log.restore();
-      log.remove();
-    }
-    await nowProduction(group, sequence);
+    await promote(group, log);
   });
 }
