@@ -11,6 +11,7 @@
 //   memory is flat                    RSS of both processes, sampled each second
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import {
   createReadStream,
   existsSync,
@@ -81,6 +82,7 @@ class Network {
       if (this.mode === 'cut') return near.destroy();
       const far = createConnection(target, '127.0.0.1');
       const pair = { near, far };
+      const pairEnded = new Promise((resolve) => near.once('close', resolve));
       this.pairs.add(pair);
       for (const [from, to] of [
         [near, far],
@@ -90,11 +92,7 @@ class Network {
           from.pause();
           while (this.mode === 'frozen') await sleep(50);
           if (this.mode === 'slow') await sleep(bytes.length / 2000);
-          if (!to.destroyed && !to.write(bytes))
-            await new Promise((r) => {
-              to.once('drain', r);
-              to.once('close', r);
-            });
+          if (!to.destroyed && !to.write(bytes)) await Promise.race([once(to, 'drain'), pairEnded]);
           from.resume();
         });
         const end = () => {
@@ -194,10 +192,11 @@ class Load {
         `--randseed=${seed}`,
         '--verify=crc32c',
         '--verify_fatal=1',
+        '--verify_state_save=0',
         '--do_verify=1',
         '--fsync=256',
-        `--io_size=${Math.round(left * 6)}M`,
-        '--rate=12M',
+        `--io_size=${Math.round(left * 2.5)}M`,
+        '--rate=5M',
         '--output-format=terse',
       ];
       this.child = spawn('fio', args, { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] });

@@ -3,7 +3,7 @@
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { DriftmapError } from '../base/errors.ts';
-import { STREAM_MAX_CONFIGURATION_BYTES } from '../base/limits.ts';
+import { STREAM_MAX_CONFIGURATION_BYTES } from '../base/protection-limits.ts';
 import { humanSize } from '../base/units.ts';
 import { readBounded } from '../codec/atomic-file.ts';
 import type { GroupFile, ProductionSide } from '../protect/group/group-file.ts';

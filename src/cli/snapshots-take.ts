@@ -1,7 +1,7 @@
 /** `driftmap snapshots take STORE DISK...` */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_MAX_CONFIGURATION_BYTES } from '../base/limits.ts';
+import { SNAPSHOT_MAX_CONFIGURATION_BYTES } from '../base/protection-limits.ts';
 import { humanDuration } from '../base/time.ts';
 import type { ByteRange } from '../base/units.ts';
 import { bytesOfBlocks, humanSize } from '../base/units.ts';

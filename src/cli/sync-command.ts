@@ -2,7 +2,7 @@
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { DriftmapError } from '../base/errors.ts';
-import { MAX_PAIRS_AT_ONCE } from '../base/limits.ts';
+import { MAX_PAIRS_AT_ONCE } from '../base/protection-limits.ts';
 import { exactSize, humanSize } from '../base/units.ts';
 import type { AlgorithmName } from '../signature/algorithm.ts';
 import type { Compression } from '../sync/packer.ts';

@@ -1,6 +1,6 @@
 /** Records in memory, as they will lie in the files of a segment. */
 
-import { JOURNAL_BATCH_BYTES } from '../base/limits.ts';
+import { JOURNAL_BATCH_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { KiB } from '../base/units.ts';
 import type { Notable, Segment } from './segment.ts';

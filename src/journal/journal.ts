@@ -16,7 +16,7 @@ import {
   JOURNAL_MAX_RECORD_BYTES,
   JOURNAL_MAX_STAGED_BYTES,
   JOURNAL_MAX_TEXT_BYTES,
-} from '../base/limits.ts';
+} from '../base/protection-limits.ts';
 import { checkWithin } from '../base/ranges.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';

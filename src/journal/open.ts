@@ -2,7 +2,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { DriftmapError } from '../base/errors.ts';
-import { JOURNAL_SEGMENT_BYTES } from '../base/limits.ts';
+import { JOURNAL_SEGMENT_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { Core } from './core.ts';

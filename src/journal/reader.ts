@@ -4,7 +4,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { JOURNAL_CACHE_BYTES } from '../base/limits.ts';
+import { JOURNAL_CACHE_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { KiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';

@@ -9,7 +9,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { JOURNAL_MAX_RECORD_BYTES, JOURNAL_MAX_TEXT_BYTES } from '../base/limits.ts';
+import { JOURNAL_MAX_RECORD_BYTES, JOURNAL_MAX_TEXT_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { alignUp } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';

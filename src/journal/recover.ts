@@ -9,7 +9,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { JOURNAL_MAX_META_FILE_BYTES, JOURNAL_MAX_SEGMENTS } from '../base/limits.ts';
+import { JOURNAL_MAX_META_FILE_BYTES, JOURNAL_MAX_SEGMENTS } from '../base/protection-limits.ts';
 import type { ByteOffset } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import type { JournalFile } from './folder.ts';

@@ -13,7 +13,7 @@
  */
 
 import { assert, DriftmapError } from '../base/errors.ts';
-import { JOURNAL_FLUSH_BYTES } from '../base/limits.ts';
+import { JOURNAL_FLUSH_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import type { Core } from './core.ts';

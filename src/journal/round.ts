@@ -1,7 +1,7 @@
 /** A round of a roll forwards: as much new data as is held in memory at one time. */
 
 import { assert } from '../base/errors.ts';
-import { JOURNAL_BATCH_BYTES, JOURNAL_BATCH_RECORDS } from '../base/limits.ts';
+import { JOURNAL_BATCH_BYTES, JOURNAL_BATCH_RECORDS } from '../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { KiB, MiB } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';

@@ -6,7 +6,7 @@
 
 import { endianness } from 'node:os';
 import { DriftmapError } from '../base/errors.ts';
-import { JOURNAL_MAX_META_FILE_BYTES } from '../base/limits.ts';
+import { JOURNAL_MAX_META_FILE_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { alignUp } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';

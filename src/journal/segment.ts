@@ -7,7 +7,11 @@
  */
 
 import { assert, DriftmapError } from '../base/errors.ts';
-import { JOURNAL_CLOCK_STEP, JOURNAL_MAX_RECORD_BYTES, JOURNAL_MAX_STEPS } from '../base/limits.ts';
+import {
+  JOURNAL_CLOCK_STEP,
+  JOURNAL_MAX_RECORD_BYTES,
+  JOURNAL_MAX_STEPS,
+} from '../base/protection-limits.ts';
 import { isWithin } from '../base/ranges.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import type { JournalFolder } from './folder.ts';

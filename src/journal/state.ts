@@ -5,13 +5,13 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
+import { MAX_DISK_SIZE } from '../base/limits.ts';
 import {
   JOURNAL_MAX_DISKS,
   JOURNAL_MAX_GROUP_BYTES,
   JOURNAL_MAX_SEGMENT_BYTES,
   JOURNAL_MIN_SEGMENT_BYTES,
-  MAX_DISK_SIZE,
-} from '../base/limits.ts';
+} from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import { decodeFrame, encodeFrame, type FramedFormat, PREAMBLE_BYTES } from '../codec/preamble.ts';

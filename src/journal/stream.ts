@@ -10,7 +10,11 @@
  */
 
 import { assert, DriftmapError, systemError } from '../base/errors.ts';
-import { JOURNAL_MAX_SEGMENTS, JOURNAL_SEGMENT_META_BYTES, JOURNAL_SEGMENT_RECORDS } from '../base/limits.ts';
+import {
+  JOURNAL_MAX_SEGMENTS,
+  JOURNAL_SEGMENT_META_BYTES,
+  JOURNAL_SEGMENT_RECORDS,
+} from '../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { checksum } from '../codec/checksum.ts';
 import { type Batch, newBatch, Pool } from './batch.ts';

@@ -1,7 +1,7 @@
 /** Which snapshots a repository has, and which one is meant. */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_BYTES_IN_FLIGHT } from '../base/limits.ts';
+import { SNAPSHOT_BYTES_IN_FLIGHT } from '../base/protection-limits.ts';
 import { tellMoment } from '../base/time.ts';
 import type { Time } from '../journal/record.ts';
 import type { StoreOptions } from '../store/object-store.ts';

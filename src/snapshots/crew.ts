@@ -1,7 +1,7 @@
 /** Work on many things at a time, bounded in how many and in how many bytes they hold. The first failure ends it. */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_MAX_CONNECTIONS } from '../base/limits.ts';
+import { SNAPSHOT_MAX_CONNECTIONS } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 
 export const DEFAULT_CONNECTIONS = 16;

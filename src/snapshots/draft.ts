@@ -5,7 +5,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_DRAFT_DAYS, SNAPSHOT_MAX_MANIFEST_BYTES } from '../base/limits.ts';
+import { SNAPSHOT_DRAFT_DAYS, SNAPSHOT_MAX_MANIFEST_BYTES } from '../base/protection-limits.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import type { StoreOptions } from '../store/object-store.ts';
 import { decodeRoots, encodeRoots, type SnapshotInfo } from './manifest.ts';

@@ -3,15 +3,14 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
+import { MAX_BLOCK_SIZE, MAX_DISK_SIZE } from '../base/limits.ts';
 import {
   JOURNAL_MAX_DISKS,
-  MAX_BLOCK_SIZE,
-  MAX_DISK_SIZE,
   MIN_SNAPSHOT_BLOCK_SIZE,
   SNAPSHOT_MAX_CONFIGURATION_BYTES,
   SNAPSHOT_MAX_MANIFEST_BYTES,
   SNAPSHOT_MAX_ROOTS,
-} from '../base/limits.ts';
+} from '../base/protection-limits.ts';
 import type { BlockCount, ByteCount } from '../base/units.ts';
 import { isPowerOfTwo } from '../base/units.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';

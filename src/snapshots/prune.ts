@@ -48,7 +48,7 @@ import {
   SNAPSHOT_LIST_NAMES,
   SNAPSHOT_MAX_LISTS,
   SNAPSHOT_MAX_NAMES,
-} from '../base/limits.ts';
+} from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { listSnapshots } from './catalog.ts';
 import { checkAborted } from './crew.ts';

@@ -1,7 +1,7 @@
 /** All objects that snapshots, and uploads under way, refer to. */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_MAX_NAMES } from '../base/limits.ts';
+import { SNAPSHOT_MAX_NAMES } from '../base/protection-limits.ts';
 import type { StoreOptions } from '../store/object-store.ts';
 import { listSnapshots } from './catalog.ts';
 import { type DraftContents, readDraft } from './draft.ts';

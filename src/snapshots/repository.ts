@@ -14,7 +14,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { DriftmapError } from '../base/errors.ts';
-import { DEFAULT_SNAPSHOT_BLOCK_SIZE, SNAPSHOT_MAX_MANIFEST_BYTES } from '../base/limits.ts';
+import { DEFAULT_SNAPSHOT_BLOCK_SIZE, SNAPSHOT_MAX_MANIFEST_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import type { ObjectStore, StoreOptions } from '../store/object-store.ts';

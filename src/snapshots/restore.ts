@@ -5,7 +5,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_BYTES_IN_FLIGHT } from '../base/limits.ts';
+import { SNAPSHOT_BYTES_IN_FLIGHT } from '../base/protection-limits.ts';
 import type { BlockIndex, ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { bytesOfBlocks, MiB } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';

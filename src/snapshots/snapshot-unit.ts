@@ -4,7 +4,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_PAGES_KEPT } from '../base/limits.ts';
+import { SNAPSHOT_PAGES_KEPT } from '../base/protection-limits.ts';
 import type { BlockIndex, ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
 import { blockAt, blocksTouching, MiB } from '../base/units.ts';
 import type { LogicalUnit, UnitExtent, UnitHandle } from '../lu/logical-unit.ts';

@@ -10,7 +10,7 @@
 
 import { setTimeout as pause } from 'node:timers/promises';
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_LIST_NAMES, SNAPSHOT_MAX_LISTS, SNAPSHOT_MAX_NAMES } from '../base/limits.ts';
+import { SNAPSHOT_LIST_NAMES, SNAPSHOT_MAX_LISTS, SNAPSHOT_MAX_NAMES } from '../base/protection-limits.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import type { StoredObject, StoreOptions } from '../store/object-store.ts';
 import { checkAborted } from './crew.ts';

@@ -13,7 +13,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_MAX_CONFIGURATION_BYTES } from '../base/limits.ts';
+import { SNAPSHOT_MAX_CONFIGURATION_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import type { Time } from '../journal/record.ts';
 import type { RateLimiter } from '../wire/limiter.ts';

@@ -4,7 +4,11 @@
  * listed, which takes one request for a thousand.
  */
 
-import { SNAPSHOT_BYTES_IN_FLIGHT, SNAPSHOT_KNOWN_NAMES, SNAPSHOT_LOOKUPS } from '../base/limits.ts';
+import {
+  SNAPSHOT_BYTES_IN_FLIGHT,
+  SNAPSHOT_KNOWN_NAMES,
+  SNAPSHOT_LOOKUPS,
+} from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import type { RateLimiter } from '../wire/limiter.ts';
 import { Crew } from './crew.ts';

@@ -4,7 +4,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { SNAPSHOT_BYTES_IN_FLIGHT, SNAPSHOT_MAX_NAMES } from '../base/limits.ts';
+import { SNAPSHOT_BYTES_IN_FLIGHT, SNAPSHOT_MAX_NAMES } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { listSnapshots } from './catalog.ts';
 import { Crew } from './crew.ts';

@@ -21,7 +21,7 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { STORE_LEFTOVER_SECONDS, STORE_STATS_AT_ONCE } from '../base/limits.ts';
+import { STORE_LEFTOVER_SECONDS, STORE_STATS_AT_ONCE } from '../base/protection-limits.ts';
 import { checkAborted, checkKey, checkObjectBytes, checkPrefix, isKey } from './object-keys.ts';
 import type { ObjectStore, StoredObject, StoreOptions } from './object-store.ts';
 

@@ -1,7 +1,7 @@
 /** What may be a key of an object, and what may be the beginning of one. Both become parts of paths: nothing leads out. */
 
 import { DriftmapError } from '../base/errors.ts';
-import { STORE_MAX_KEY_BYTES, STORE_MAX_OBJECT_BYTES } from '../base/limits.ts';
+import { STORE_MAX_KEY_BYTES, STORE_MAX_OBJECT_BYTES } from '../base/protection-limits.ts';
 
 /** File systems end a name at 255 bytes. */
 const part = '[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}';

@@ -2,7 +2,7 @@
 
 import { fileURLToPath } from 'node:url';
 import { DriftmapError } from '../base/errors.ts';
-import { STORE_MAX_CONNECTIONS } from '../base/limits.ts';
+import { STORE_MAX_CONNECTIONS } from '../base/protection-limits.ts';
 import { openFolderObjects } from './folder-objects.ts';
 import type { ObjectStore, OpenStoreOptions } from './object-store.ts';
 

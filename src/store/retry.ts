@@ -6,7 +6,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DriftmapError } from '../base/errors.ts';
-import { STORE_FIRST_WAIT_SECONDS, STORE_LONGEST_WAIT_SECONDS } from '../base/limits.ts';
+import { STORE_FIRST_WAIT_SECONDS, STORE_LONGEST_WAIT_SECONDS } from '../base/protection-limits.ts';
 import { checkAborted } from './object-keys.ts';
 
 /** Why an attempt failed, and whether another may do better. */

@@ -8,7 +8,7 @@
  */
 
 import { DriftmapError } from '../base/errors.ts';
-import { STORE_MAX_KEY_BYTES } from '../base/limits.ts';
+import { STORE_MAX_KEY_BYTES } from '../base/protection-limits.ts';
 import { isKey } from './object-keys.ts';
 
 export interface S3Address {

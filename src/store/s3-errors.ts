@@ -8,7 +8,7 @@
  */
 
 import { DriftmapError, type ErrorKind } from '../base/errors.ts';
-import { STORE_MAX_SAID } from '../base/limits.ts';
+import { STORE_MAX_SAID } from '../base/protection-limits.ts';
 import type { Fault } from './retry.ts';
 
 export interface S3Place {

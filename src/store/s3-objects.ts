@@ -32,7 +32,7 @@ import {
   STORE_REMOVED_AT_ONCE,
   STORE_SILENCE_SECONDS,
   STORE_SLOWEST_BYTES,
-} from '../base/limits.ts';
+} from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { Gate } from './gate.ts';
 import { checkAborted, checkKey, checkObjectBytes, checkPrefix, isKey } from './object-keys.ts';

@@ -6,7 +6,7 @@
 
 import { rmSync } from 'node:fs';
 import { DriftmapError } from '../base/errors.ts';
-import { COMPARISON_NOTE_MS } from '../base/limits.ts';
+import { COMPARISON_NOTE_MS } from '../base/protection-limits.ts';
 import { loadBitmap, saveBitmap } from '../bitmap/drift-file.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import { type BitmapHeader, SyncBitmap } from '../bitmap/sync-bitmap.ts';

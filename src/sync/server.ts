@@ -4,7 +4,8 @@
  */
 
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { MAX_WIRE_TEXT_BYTES, SESSION_IDLE_MS } from '../base/limits.ts';
+import { MAX_WIRE_TEXT_BYTES } from '../base/limits.ts';
+import { SESSION_IDLE_MS } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { openDisk } from '../disk/open.ts';
 import { defaultWorkers } from '../scan/pool.ts';

@@ -4,7 +4,7 @@
  */
 
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { MAX_PAIRS, MAX_PAIRS_AT_ONCE } from '../base/limits.ts';
+import { MAX_PAIRS, MAX_PAIRS_AT_ONCE } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { RateLimiter } from '../wire/limiter.ts';
 import type { Phase, SyncProgress } from './progress.ts';

@@ -15,7 +15,7 @@ import {
   CONTROL_MAX_BODY_BYTES,
   CONTROL_MAX_CONNECTIONS,
   CONTROL_REQUEST_MS,
-} from '../../base/limits.ts';
+} from '../../base/protection-limits.ts';
 
 export interface ControlRequest {
   /** The JSON object of the request; an empty one when there was none. */

@@ -6,7 +6,7 @@
 
 import { dirname, resolve } from 'node:path';
 import { DriftmapError } from '../../base/errors.ts';
-import { GROUP_MAX_FILE_BYTES, JOURNAL_MAX_DISKS } from '../../base/limits.ts';
+import { GROUP_MAX_FILE_BYTES, JOURNAL_MAX_DISKS } from '../../base/protection-limits.ts';
 import type { ByteCount } from '../../base/units.ts';
 import { readBounded, readStart } from '../../codec/atomic-file.ts';
 import type { RetentionPolicy } from '../../journal/retention.ts';

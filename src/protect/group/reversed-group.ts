@@ -6,7 +6,7 @@
 
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { DriftmapError } from '../../base/errors.ts';
-import { GROUP_MAX_FILE_BYTES } from '../../base/limits.ts';
+import { GROUP_MAX_FILE_BYTES } from '../../base/protection-limits.ts';
 import { readBounded, writeAtomically } from '../../codec/atomic-file.ts';
 import { type GroupFile, parseGroupFile, productionOf, replicaOf } from './group-file.ts';
 

@@ -5,7 +5,7 @@
  */
 
 import { type DriftmapError, systemError } from '../../base/errors.ts';
-import { REPLICA_APPLY_BYTES } from '../../base/limits.ts';
+import { REPLICA_APPLY_BYTES } from '../../base/protection-limits.ts';
 import type { ByteCount } from '../../base/units.ts';
 import type { Journal } from '../../journal/journal.ts';
 

@@ -10,12 +10,12 @@
 import { statfsSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { DriftmapError, systemError } from '../../base/errors.ts';
+import { MAX_BLOCK_SIZE } from '../../base/limits.ts';
 import {
-  MAX_BLOCK_SIZE,
   REPLICA_MAX_LAG_BYTES,
   REPLICA_MIN_FREE_BYTES,
   REPLICA_PROBE_BLOCKS,
-} from '../../base/limits.ts';
+} from '../../base/protection-limits.ts';
 import { MiB } from '../../base/units.ts';
 import type { Appended, Journal, JournalWrite } from '../../journal/journal.ts';
 import type { Found, Point, Points } from '../../journal/points.ts';

@@ -5,7 +5,7 @@
  */
 
 import { DriftmapError, systemError } from '../../base/errors.ts';
-import { SNAPSHOT_MAX_CONFIGURATION_BYTES } from '../../base/limits.ts';
+import { SNAPSHOT_MAX_CONFIGURATION_BYTES } from '../../base/protection-limits.ts';
 import { readBounded } from '../../codec/atomic-file.ts';
 import type { Point } from '../../journal/points.ts';
 import type { Sequence, Time } from '../../journal/record.ts';

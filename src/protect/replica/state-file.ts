@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { DriftmapError } from '../../base/errors.ts';
-import { REPLICA_STATE_BYTES } from '../../base/limits.ts';
+import { REPLICA_STATE_BYTES } from '../../base/protection-limits.ts';
 import { readBounded, writeAtomically } from '../../codec/atomic-file.ts';
 import { decodeControl, encodeControl } from '../../codec/control.ts';
 import { decodeFrame, encodeFrame, type FramedFormat, PREAMBLE_BYTES } from '../../codec/preamble.ts';

@@ -22,7 +22,7 @@ import {
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { DriftmapError, systemError } from '../../base/errors.ts';
-import { UNDO_LOG_BLOCK } from '../../base/limits.ts';
+import { UNDO_LOG_BLOCK } from '../../base/protection-limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../../base/units.ts';
 import { checksum } from '../../codec/checksum.ts';
 import type { LogicalUnit, UnitExtent } from '../../lu/logical-unit.ts';

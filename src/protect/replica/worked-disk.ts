@@ -1,7 +1,7 @@
 /** Disks as somebody works on them during an access: what they write is noted, so that it can be kept or discarded. */
 
 import { DriftmapError } from '../../base/errors.ts';
-import { UNDO_LOG_BLOCK } from '../../base/limits.ts';
+import { UNDO_LOG_BLOCK } from '../../base/protection-limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../../base/units.ts';
 import type { FileUnit } from '../../lu/file-unit.ts';
 import type { Completion, LogicalUnit, UnitExtent, UnitHandle } from '../../lu/logical-unit.ts';

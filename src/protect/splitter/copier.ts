@@ -16,7 +16,7 @@ import {
   STREAM_PROBE_BLOCKS,
   STREAM_PROBE_BYTES,
   STREAM_PROBE_ZERO_BLOCKS,
-} from '../../base/limits.ts';
+} from '../../base/protection-limits.ts';
 import type { BlockRun, ByteCount } from '../../base/units.ts';
 import { alignDown, bytesOfBlocks } from '../../base/units.ts';
 import { BlockHasher } from '../../sync/block-hasher.ts';

@@ -15,7 +15,7 @@
  */
 
 import { DriftmapError, systemError } from '../../base/errors.ts';
-import { JOURNAL_MAX_TEXT_BYTES } from '../../base/limits.ts';
+import { JOURNAL_MAX_TEXT_BYTES } from '../../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import type { Reached } from '../../sync/connect.ts';
 import { StreamLink } from '../stream/link.ts';

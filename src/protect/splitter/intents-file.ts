@@ -20,13 +20,13 @@
 
 import { randomBytes } from 'node:crypto';
 import { DriftmapError } from '../../base/errors.ts';
+import { MAX_IDENTITY_BYTES } from '../../base/limits.ts';
 import {
   INTENT_MAX_REGIONS,
   INTENT_MAX_TABLE_BYTES,
   INTENT_MIN_REGION_BYTES,
   JOURNAL_MAX_DISKS,
-  MAX_IDENTITY_BYTES,
-} from '../../base/limits.ts';
+} from '../../base/protection-limits.ts';
 import type { ByteCount } from '../../base/units.ts';
 import { checksum } from '../../codec/checksum.ts';
 import { decodeControl, encodeControl } from '../../codec/control.ts';

@@ -1,6 +1,6 @@
 /** Blocks of one disk whose contents the replica may lack. One thread has them: the splitter's. */
 
-import { MARK_BYTES } from '../../base/limits.ts';
+import { MARK_BYTES } from '../../base/protection-limits.ts';
 import type { BlockRun, ByteCount, ByteOffset } from '../../base/units.ts';
 import { blockCount, blocksTouching } from '../../base/units.ts';
 import { PagedBits } from '../../bitmap/paged-bits.ts';

@@ -5,12 +5,10 @@
  */
 
 import { DriftmapError } from '../../base/errors.ts';
+import { MAX_BLOCK_SIZE, MAX_WIRE_TEXT_BYTES, MIN_BLOCK_SIZE } from '../../base/limits.ts';
 import {
   JOURNAL_MAX_DISKS,
   JOURNAL_MAX_TEXT_BYTES,
-  MAX_BLOCK_SIZE,
-  MAX_WIRE_TEXT_BYTES,
-  MIN_BLOCK_SIZE,
   STREAM_MAX_ANSWER_BYTES,
   STREAM_MAX_CONFIGURATION_BYTES,
   STREAM_MAX_DATA_BYTES,
@@ -18,7 +16,7 @@ import {
   STREAM_MAX_ZERO_BYTES,
   STREAM_PROBE_BLOCKS,
   STREAM_PROBE_ZERO_BLOCKS,
-} from '../../base/limits.ts';
+} from '../../base/protection-limits.ts';
 import { isWithin } from '../../base/ranges.ts';
 import type { ByteCount } from '../../base/units.ts';
 import { blockCount, isPowerOfTwo } from '../../base/units.ts';

@@ -11,7 +11,7 @@ import {
   STREAM_MAX_WRITES,
   STREAM_MAX_ZERO_BYTES,
   STREAM_QUEUE_MESSAGES,
-} from '../../base/limits.ts';
+} from '../../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import {
   getU64,

@@ -5,7 +5,8 @@
  */
 
 import { DriftmapError, systemError } from '../../base/errors.ts';
-import { MAX_WIRE_TEXT_BYTES, STREAM_MAX_STAGED_BYTES, STREAM_PROBES_AT_ONCE } from '../../base/limits.ts';
+import { MAX_WIRE_TEXT_BYTES } from '../../base/limits.ts';
+import { STREAM_MAX_STAGED_BYTES, STREAM_PROBES_AT_ONCE } from '../../base/protection-limits.ts';
 import type { ByteCount, ByteOffset } from '../../base/units.ts';
 import type { Appended, JournalWrite } from '../../journal/journal.ts';
 import type { Point } from '../../journal/points.ts';
