@@ -124,8 +124,63 @@ export { type BlockSignature, type SignaturesOptions, signatures } from './scan/
 export { type AlgorithmName, algorithms, type SignatureAlgorithm } from './signature/algorithm.ts';
 export { openIndex, type SignatureIndex } from './signature/index-file.ts';
 export type { IndexHeader, IndexSubject } from './signature/index-table.ts';
-export type { ObjectStore, StoredObject, StoreOptions } from './store/object-store.ts';
-export { type OpenStoreOptions, openObjectStore } from './store/open-object-store.ts';
+export {
+  findSnapshot,
+  type ListOptions,
+  listSnapshots,
+  type SnapshotTarget,
+} from './snapshots/catalog.ts';
+export type { SnapshotDiskSource } from './snapshots/disk-taker.ts';
+export { diskUnit } from './snapshots/disk-unit.ts';
+export { holdSnapshot } from './snapshots/draft.ts';
+export { readKeyFile } from './snapshots/keys.ts';
+export type { SnapshotCounts, SnapshotDisk, SnapshotInfo, SnapshotPoint } from './snapshots/manifest.ts';
+export { ObjectCache } from './snapshots/object-cache.ts';
+export type { Compression } from './snapshots/object-format.ts';
+export { type Pruned, type PruneOptions, type PruneProgress, pruneRepository } from './snapshots/prune.ts';
+export {
+  type CreateRepositoryOptions,
+  createRepository,
+  type OpenRepositoryOptions,
+  openRepository,
+  type Repository,
+} from './snapshots/repository.ts';
+export {
+  type Restored,
+  type RestoreOptions,
+  type RestoreProgress,
+  type RestoreTarget,
+  restoreSnapshot,
+} from './snapshots/restore.ts';
+export { type FileTarget, type RestoreFilesOptions, restoreFiles } from './snapshots/restore-files.ts';
+export { chooseKept, type RetentionChoice, type RetentionRules } from './snapshots/retention.ts';
+export {
+  openSnapshotDisk,
+  type SnapshotDiskOptions,
+  type SnapshotUnit,
+} from './snapshots/snapshot-unit.ts';
+export {
+  type SnapshotProgress,
+  type TakenSnapshot,
+  type TakeOptions,
+  type TakeRequest,
+  takeSnapshot,
+} from './snapshots/take.ts';
+export {
+  type DamagedObject,
+  type Verified,
+  type VerifyOptions,
+  type VerifyProgress,
+  verifyRepository,
+} from './snapshots/verify.ts';
+export type {
+  ObjectStore,
+  OpenStoreOptions,
+  StoreCredentials,
+  StoredObject,
+  StoreOptions,
+} from './store/object-store.ts';
+export { openObjectStore } from './store/open-object-store.ts';
 export { type CompareOptions, type CompareResult, compareSites, verify } from './sync/compare-sites.ts';
 export { type FailoverOptions, failover, openMarked } from './sync/failover.ts';
 export type { LiveProduction } from './sync/production-session.ts';

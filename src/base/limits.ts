@@ -475,3 +475,22 @@ export const STORE_MAX_OBJECT_BYTES = 256 * MiB;
 export const STORE_STATS_AT_ONCE = 64;
 /** A file aside is a killed put's after this: no living put takes an hour for one object. */
 export const STORE_LEFTOVER_SECONDS = 3600;
+/** Requests of one store under way: what a hundred milliseconds of distance and objects of 256 KiB need for 160 MB/s. */
+export const STORE_CONNECTIONS = 64;
+/** The most that may be asked for: each may hold an object. */
+export const STORE_MAX_CONNECTIONS = 1024;
+/** Silence of a store before a request is given up and tried again: no store thinks as long, and one that is stopped answers never. */
+export const STORE_SILENCE_SECONDS = 20;
+/** The slowest line on which a request may still be sent; below it, it is given up though bytes trickle. */
+export const STORE_SLOWEST_BYTES = 16 * KiB;
+/** For how long a request that fails is tried again: the restart of a gateway, the election of a monitor. */
+export const STORE_PATIENCE_SECONDS = 120;
+/** The same when a store is opened: a mistyped address is told soon. */
+export const STORE_OPEN_PATIENCE_SECONDS = 10;
+/** The first wait before another attempt, and the longest; each is drawn from the upper half. */
+export const STORE_FIRST_WAIT_SECONDS = 0.1;
+export const STORE_LONGEST_WAIT_SECONDS = 8;
+/** Keys of one request that removes: what S3 takes. */
+export const STORE_REMOVED_AT_ONCE = 1000;
+/** What a store says about a failure, as far as it is shown. */
+export const STORE_MAX_SAID = 200;

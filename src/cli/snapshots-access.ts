@@ -33,6 +33,7 @@ export async function runAccess(store: string, text: string, flags: AccessFlags)
   const { readServerCredentials } = await import('../lu/nbd/credentials.ts');
   const { overlayUnit } = await import('../journal/overlay.ts');
   const { openSnapshotDisk } = await import('../snapshots/snapshot-unit.ts');
+  const { holdSnapshot } = await import('../snapshots/draft.ts');
   const { ObjectCache } = await import('../snapshots/object-cache.ts');
   const { tlsCertificates: certificates, tlsPsk: pskFile, tlsVerifyPeer: verifyPeer } = flags;
   const isSecure = certificates !== undefined || pskFile !== undefined;
@@ -45,6 +46,7 @@ export async function runAccess(store: string, text: string, flags: AccessFlags)
       flags.cache === undefined
         ? null
         : new ObjectCache(join(flags.cache, repository.id), flags.cacheBytes ?? CACHE_BYTES);
+    const release = await holdSnapshot(repository, snapshot);
     const units: LogicalUnit[] = [];
     const exports: Record<string, NbdExport> = {};
     try {
@@ -72,6 +74,7 @@ export async function runAccess(store: string, text: string, flags: AccessFlags)
       await server.close();
     } finally {
       for (const unit of units) await unit.close();
+      await release();
     }
   });
   process.exitCode = Exit.equal;

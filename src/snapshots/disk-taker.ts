@@ -63,6 +63,8 @@ export class DiskTaker {
   private readonly blocks: BlockCount;
   private readonly signatures: Uint8Array;
   private readonly nonzero: Uint8Array;
+  /** What is read lies here until it is signed and copied on its way. */
+  private readonly piece: Uint8Array;
   private found = 0;
 
   /** @throws DriftmapError `argument` for a unit of another size, or changes past its end */
@@ -81,6 +83,7 @@ export class DiskTaker {
     const most = Math.max(1, Math.ceil(READ / repository.blockSize));
     this.signatures = new Uint8Array(most * NAME_BYTES);
     this.nonzero = new Uint8Array(most);
+    this.piece = new Uint8Array(Math.min(most * repository.blockSize, size));
   }
 
   /** Reads and sends; what was sent is in the store when the uploader is done. */
@@ -160,15 +163,14 @@ export class DiskTaker {
     const { repository, source, uploader } = this.parts;
     const { blockSize } = repository;
     const { offset, length } = bytesOfBlocks(run, blockSize, source.size);
-    const bytes = Buffer.allocUnsafe(length);
+    const bytes = this.piece.subarray(0, length);
     const wait = source.unit.read(offset, bytes);
     if (wait) await wait;
     this.bytesRead += length;
     this.doneBytes += length;
     if (this.dirty === null) this.bytesScanned += length;
     hasher().signBlocks(bytes, blockSize, this.signatures, this.nonzero);
-    // The uploader may wait: what was signed must be told from what the next piece signs.
-    const [signatures, nonzero] = [this.signatures.slice(), this.nonzero.slice()];
+    const { signatures, nonzero } = this;
     for (let block = run.start; block < run.end; block++) {
       const i = block - run.start;
       const place = block % PAGE_BLOCKS;

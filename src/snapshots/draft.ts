@@ -1,5 +1,5 @@
 /**
- * A draft says what an upload under way refers to, so that pruning leaves it alone; `prune.ts` argues why that is
+ * A draft says what an upload under way refers to, or what is being read, so that pruning leaves it alone; `prune.ts` argues why that is
  * enough. It is no snapshot and nobody reads it as one. An upload that died leaves its draft; pruning removes it
  * after days.
  */
@@ -8,16 +8,17 @@ import { DriftmapError } from '../base/errors.ts';
 import { SNAPSHOT_DRAFT_DAYS, SNAPSHOT_MAX_MANIFEST_BYTES } from '../base/limits.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import type { StoreOptions } from '../store/object-store.ts';
-import { decodeRoots, encodeRoots } from './manifest.ts';
+import { decodeRoots, encodeRoots, type SnapshotInfo } from './manifest.ts';
 import { ObjectKind } from './object-format.ts';
 import { treeShape } from './page.ts';
-import { keyOf, type Repository, randomName } from './repository.ts';
+import { folderOf, keyOf, type Repository, randomName } from './repository.ts';
 import type { Tree } from './tree.ts';
 
 const DAY = 86_400_000;
 /** An upload that was asleep for longer than this may have been taken for dead. */
 const LONGEST_SLEEP = (SNAPSHOT_DRAFT_DAYS - 2) * DAY;
 const RENEW = 3_600_000;
+const LONGEST_GOODBYE = 10_000;
 
 export class Draft {
   private readonly repository: Repository;
@@ -73,7 +74,10 @@ export class Draft {
 
   /** Nothing is lost when it stays. */
   async remove(): Promise<undefined> {
-    await this.repository.store.remove([keyOf(ObjectKind.draft, this.name)]).catch(() => undefined);
+    // Whoever stopped the upload does not wait for a store that is silent.
+    const signal = AbortSignal.timeout(LONGEST_GOODBYE);
+    const key = keyOf(ObjectKind.draft, this.name);
+    await this.repository.store.remove([key], { signal }).catch(() => undefined);
     return undefined;
   }
 
@@ -82,6 +86,40 @@ export class Draft {
     const reason = 'slept for days in the middle of an upload: take the snapshot again';
     throw new DriftmapError('aborted', reason, { path: this.repository.store.name });
   }
+}
+
+/**
+ * Keeps a snapshot's objects while they are read, also when it is forgotten meanwhile and pruning sweeps. Where only
+ * reading is allowed, nothing is held.
+ * @returns ends it; never throws
+ * @throws DriftmapError `not-found` when the snapshot is forgotten already; what the store throws
+ */
+export async function holdSnapshot(
+  repository: Repository,
+  snapshot: SnapshotInfo,
+  signal?: AbortSignal,
+): Promise<() => Promise<undefined>> {
+  const draft = new Draft(repository, signal);
+  try {
+    await draft.hold(snapshot.disks);
+  } catch (error) {
+    if (error instanceof DriftmapError && error.kind === 'permission') return async () => undefined;
+    throw error;
+  }
+  // As an upload makes sure of its parent.
+  const key = `${folderOf(ObjectKind.snapshot)}${snapshot.id}`;
+  const isThere = await repository.store.has(key, { signal });
+  if (!isThere) {
+    await draft.remove();
+    const path = repository.pathOf(ObjectKind.snapshot, new Uint8Array(Buffer.from(snapshot.id, 'hex')));
+    throw new DriftmapError('not-found', 'the snapshot was forgotten meanwhile', { path });
+  }
+  // A renewal that fails has a week of others after it.
+  const timer = setInterval(() => void draft.renew().catch(() => undefined), RENEW / 4).unref();
+  return () => {
+    clearInterval(timer);
+    return draft.remove();
+  };
 }
 
 export interface DraftContents {

@@ -10,6 +10,7 @@ import type { BlockIndex, ByteCount, ByteOffset, ByteRange } from '../base/units
 import { bytesOfBlocks, MiB } from '../base/units.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { Crew, checkAborted } from './crew.ts';
+import { holdSnapshot } from './draft.ts';
 import { ExtentCursor } from './extent-cursor.ts';
 import { hasher, NAME_BYTES } from './hasher.ts';
 import type { SnapshotDisk, SnapshotInfo } from './manifest.ts';
@@ -79,6 +80,7 @@ export async function restoreSnapshot(
     run.totalBytes += disk.size;
     return { disk, target };
   });
+  const release = await holdSnapshot(repository, snapshot, options.signal);
   try {
     for (const { disk, target } of disks) await run.restoreDisk(disk, target);
     await run.crew.done();
@@ -86,6 +88,8 @@ export async function restoreSnapshot(
   } catch (error) {
     await run.crew.abandon(error);
     throw error;
+  } finally {
+    await release();
   }
   return run.result();
 }

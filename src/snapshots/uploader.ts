@@ -37,6 +37,7 @@ export class Uploader {
   private readonly seen: Record<Named, NameSet>;
   private pause = FIRST_PAUSE;
   private skip = 0;
+  private tried = 0;
 
   constructor(repository: Repository, { connections, limiter, signal }: UploaderOptions) {
     this.repository = repository;
@@ -50,18 +51,18 @@ export class Uploader {
 
   /**
    * Sees to it that the store has these contents, by the time of `done`. Waits while too much is under way.
-   * @param bytes are copied
+   * @param signature is copied, as are the bytes
    * @throws what an earlier one threw
    */
   async send(kind: Named, signature: Uint8Array, bytes: Uint8Array): Promise<undefined> {
-    const name = this.repository.nameOf(signature);
+    // Not `slice`: that of a Buffer copies nothing.
+    const name = new Uint8Array(this.repository.nameOf(signature));
     const seen = this.seen[kind];
     if (seen.has(name)) {
       if (kind === ObjectKind.block) this.blocksKnown++;
       return undefined;
     }
     if (!seen.isFull) seen.add(name);
-    // Not `slice`: that of a Buffer copies nothing.
     const plain = new Uint8Array(bytes);
     return this.crew.add(plain.length, () => this.sendOne(kind, name, plain));
   }
@@ -93,14 +94,17 @@ export class Uploader {
 
   /** Blocks that do not give way come in runs: after one, some are not tried. */
   private async encode(kind: Named, name: Uint8Array, plain: Uint8Array): Promise<Uint8Array> {
-    const isTried = this.skip === 0;
-    if (!isTried) this.skip--;
-    const bytes = await this.repository.encode(kind, name, plain, isTried);
-    if (isTried) {
-      const gaveWay = bytes.length < plain.length;
-      this.pause = gaveWay ? FIRST_PAUSE : Math.min(2 * this.pause, LONGEST_PAUSE);
-      if (!gaveWay) this.skip = this.pause;
+    // Of many at a time one tells; all are tried as long as they give way.
+    const isTried = this.skip === 0 && (this.pause === FIRST_PAUSE || this.tried === 0);
+    if (!isTried) {
+      this.skip = Math.max(0, this.skip - 1);
+      return this.repository.encode(kind, name, plain, false);
     }
+    this.tried++;
+    const bytes = await this.repository.encode(kind, name, plain).finally(() => this.tried--);
+    const gaveWay = bytes.length < plain.length;
+    this.pause = gaveWay ? FIRST_PAUSE : Math.min(2 * this.pause, LONGEST_PAUSE);
+    if (!gaveWay) this.skip = this.pause;
     return bytes;
   }
 }

@@ -28,10 +28,13 @@ export function checkObjectBytes(bytes: number, path: string): void {
   throw new DriftmapError('limit', reason, { path });
 }
 
-/** The error of everything that the caller's signal ends. */
 export function checkAborted(signal: AbortSignal | undefined, path: string): void {
-  if (!signal?.aborted) return;
-  throw new DriftmapError('aborted', 'was stopped', { path, cause: signal.reason });
+  if (signal?.aborted) throw abortedError(signal, path);
+}
+
+/** The error of everything that the caller's signal ends. */
+export function abortedError(signal: AbortSignal | undefined, path: string): DriftmapError {
+  return new DriftmapError('aborted', 'was stopped', { path, cause: signal?.reason });
 }
 
 function wrong(what: string, text: string, name: string): DriftmapError {

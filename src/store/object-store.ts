@@ -10,6 +10,26 @@ export interface StoreOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Of S3; a token only with temporary credentials. */
+export interface StoreCredentials {
+  readonly accessKeyId: string;
+  readonly secretAccessKey: string;
+  readonly sessionToken?: string | undefined;
+}
+
+export interface OpenStoreOptions extends StoreOptions {
+  /** Makes the folder (not those above it) where it is not there. Buckets are not made. */
+  readonly create?: boolean | undefined;
+  /** Absent: by the usual chain of S3's clients: environment, profile, the machine's role. */
+  readonly credentials?: StoreCredentials | undefined;
+  /** Of S3: for how many seconds a request that fails is tried again; 120 unless given, at most 10 of them to open. */
+  readonly patience?: number | undefined;
+  /** Of S3: seconds of silence after which a request has failed; 20 unless given. */
+  readonly silence?: number | undefined;
+  /** Of S3: requests under way at a time, the others wait; 64 unless given. */
+  readonly connections?: number | undefined;
+}
+
 export interface StoredObject {
   readonly key: string;
   readonly bytes: ByteCount;
@@ -32,6 +52,7 @@ export interface ObjectStore {
   /**
    * Whole or not at all: nobody ever reads a part. Replaces what has the key. Durable when it returns. When it throws,
    * the object may have been stored all the same: an answer can be lost.
+   * @param bytes must stay as they are until then
    */
   put(key: string, bytes: Uint8Array, options?: StoreOptions): Promise<undefined>;
   /** All of it, in memory of its own. @throws DriftmapError `not-found` */

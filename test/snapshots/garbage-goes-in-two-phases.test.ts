@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest';
+import { DriftmapError } from '../../src/base/errors.ts';
 import { listSnapshots } from '../../src/snapshots/catalog.ts';
+import { holdSnapshot } from '../../src/snapshots/draft.ts';
 import { pruneRepository } from '../../src/snapshots/prune.ts';
 import { openRepository } from '../../src/snapshots/repository.ts';
+import { restoreSnapshot } from '../../src/snapshots/restore.ts';
 import { defaultSweepTimes } from '../../src/snapshots/sweep.ts';
 import { verifyRepository } from '../../src/snapshots/verify.ts';
 import { wrapStore } from '../store/filters.ts';
@@ -214,5 +217,63 @@ describe('an upload beside prunes', () => {
     const isManifestNext = (verb: string, key: string) => verb === 'put' && key.startsWith('pages/');
     const info = await beside(isManifestNext, sweepAll, false);
     expect(info.bytesRead).toBe(16 * BLOCK);
+  });
+});
+
+describe('what is read', () => {
+  const forgetAll = async (repository: Awaited<ReturnType<typeof makeRepository>>) => {
+    const forget = (await listSnapshots(repository)).map(({ id }) => id);
+    await pruneRepository(repository, { forget, grace: 0 });
+    return pruneRepository(repository, { grace: 0 });
+  };
+
+  it('stays until it is read, though it is forgotten', async () => {
+    const { store } = clockedStore();
+    const repository = await makeRepository(store);
+    const bytes = noise(8 * BLOCK, 1);
+    const info = await take(repository, [source('a', new MemoryUnit(bytes))]);
+    const release = await holdSnapshot(repository, info);
+    expect(await forgetAll(repository)).toMatchObject({ removedObjects: 0 });
+    expect(Buffer.compare(await bytesOf(repository, info, 'a'), bytes)).toBe(0);
+    await release();
+    expect(await forgetAll(repository)).toMatchObject({ removedObjects: 10 });
+    for (const prefix of ['garbage/', 'sweeps/', 'drafts/']) expect(count(store, prefix)).toBe(0);
+    await expect(holdSnapshot(repository, info)).rejects.toMatchObject({ kind: 'not-found' });
+    expect(count(store, 'drafts/')).toBe(0);
+  });
+
+  it('is restored to its end, though it is forgotten and swept in the middle', async () => {
+    const { store } = clockedStore();
+    const repository = await makeRepository(store);
+    const bytes = noise(20 * BLOCK, 1);
+    const info = await take(repository, [source('a', new MemoryUnit(bytes))]);
+    let gets = 0;
+    const slow = wrapStore(store, {
+      async before({ verb, key }) {
+        if (verb === 'get' && key.startsWith('blocks/') && ++gets === 5) await forgetAll(repository);
+        return undefined;
+      },
+    });
+    const target = new MemoryUnit(new Uint8Array(bytes.length));
+    await restoreSnapshot(await openRepository(slow), info, [{ disk: 'a', unit: target, isEmpty: true }], {
+      connections: 1,
+    });
+    expect(Buffer.compare(target.bytes, bytes)).toBe(0);
+  });
+
+  it('is read all the same by whoever may only read', async () => {
+    const { store } = clockedStore();
+    const repository = await makeRepository(store);
+    const bytes = noise(4 * BLOCK, 1);
+    const info = await take(repository, [source('a', new MemoryUnit(bytes))]);
+    const reading = wrapStore(store, {
+      before({ verb }) {
+        if (verb === 'put' || verb === 'remove') throw new DriftmapError('permission', 'reading only');
+        return undefined;
+      },
+    });
+    const target = new MemoryUnit(new Uint8Array(bytes.length));
+    await restoreSnapshot(await openRepository(reading), info, [{ disk: 'a', unit: target, isEmpty: true }]);
+    expect(Buffer.compare(target.bytes, bytes)).toBe(0);
   });
 });

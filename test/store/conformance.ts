@@ -19,7 +19,7 @@ export interface ConformanceOptions {
 export function conformance(
   name: string,
   open: () => Promise<ObjectStore>,
-  { runs = 20, many = 2300 }: ConformanceOptions = {},
+  { runs = 12, many = 1000 }: ConformanceOptions = {},
 ): void {
   describe(`${name} keeps the promises of an object store`, () => {
     let store: ObjectStore;
