@@ -175,7 +175,10 @@ export class Core {
     for (const stream of [this.undo, this.redo]) {
       for (let i = Math.max(0, stream.indexOf(at + 1)); i < stream.segments.length && at < to; i++) {
         const segment = stream.segments[i]!;
-        if (segment.last <= at || segment.first > to) continue;
+        // One that was begun and has nothing durable yet says nothing of the sequences before it either: those are on
+        // their way in the segment before, and are in the other stream.
+        if (segment.count === 0 || segment.last <= at || segment.first > to) continue;
+        if (segment.first > at + 1) break;
         const end = Math.min(segment.last, to);
         yield { stream, segment, first: Math.max(at + 1, segment.first), last: end };
         at = end;

@@ -14,6 +14,8 @@
  *            on its lists and not held; P5 puts `sweeps/ID` again, done. What is neither held nor on a list becomes
  *            a new list, `garbage/ID`, which a later run sweeps when it is older than the grace.
  *
+ * Whoever reads a snapshot (a restore, an access) holds it by a draft as an upload holds its parent, U1 and U2.
+ *
  * The claim: no manifest ever names an object that is not there. Reads see all earlier writes (a folder does, S3
  * does). Take an upload, an object o that its manifest names, and a sweep that removes o.
  *
@@ -39,7 +41,7 @@
  * a week are dead; uploads renew theirs every hour, and one that slept for days gives up.
  *
  * A sweep that is done is forgotten when every draft says that its upload knows it as done: uploads note so in their
- * drafts at U3 and U6, and one whose draft comes later finds it done, or gone, at its U3.
+ * drafts at U3, and one whose draft comes later finds it done, or gone, at its U3.
  */
 
 import { DriftmapError } from '../base/errors.ts';
