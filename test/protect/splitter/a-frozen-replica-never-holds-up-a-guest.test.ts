@@ -93,6 +93,7 @@ describeWith(['fio', 'qemu-io', 'nbdcopy', 'nbdinfo'], 'clients of others', () =
       '--iodepth=16',
       '--verify=crc32c',
       '--verify_fatal=1',
+      '--verify_state_save=0',
       '--randrepeat=0',
     ];
     await Promise.all([must('fio', job('system', '48M')), must('fio', job('data', '16M'))]);
