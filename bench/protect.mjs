@@ -116,6 +116,8 @@ function fio(socket, options) {
     `--size=${size}`,
     `--runtime=${seconds}`,
     '--time_based',
+    // Processes and regions warm up: what is measured is what lasts.
+    `--ramp_time=${smoke ? 0 : 2}`,
     '--randrepeat=0',
     '--output-format=json',
     ...options,

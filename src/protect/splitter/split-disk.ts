@@ -47,6 +47,10 @@ const ZEROS = new Uint8Array(1 * MiB);
 const PUNCH_BYTES = 1 * GiB;
 /** Regions that are made hot ahead of a writer that goes through the disk: 64 MiB in regions of 4 MiB. */
 const REGIONS_AHEAD = 16;
+/** Regions that are made hot together at most, for a writer that goes all over the disk: 256 MiB of 4 MiB each. */
+const REGIONS_TOGETHER = 64;
+const SAME_WAIT_MS = 2;
+const NEXT_WAIT_MS = 1000;
 
 export class SplitDisk implements NbdExport {
   readonly number: number;
@@ -67,6 +71,8 @@ export class SplitDisk implements NbdExport {
   private readonly fd: number;
   private readonly regions: number;
   private lastRegion = -1;
+  private width = 1;
+  private missedAt = Number.NEGATIVE_INFINITY;
 
   constructor({ number, name, unit, intents, duplicator, marks }: SplitDiskParts) {
     this.number = number;
@@ -153,7 +159,10 @@ export class SplitDisk implements NbdExport {
     // A region may be cleared again between the flush and this turn; the bound is for a disk of intents that is broken.
     for (let tries = 0; tries < 10; tries++) {
       const ahead = first === this.lastRegion || first === this.lastRegion + 1 ? REGIONS_AHEAD : 0;
-      const heating = this.intents.heatUp(this.number, first, Math.min(last + 1 + ahead, this.regions));
+      const width = this.widthNow();
+      const from = first - (first % width);
+      const end = Math.min(Math.max(last + 1 + ahead, from + width), this.regions);
+      const heating = this.intents.heatUp(this.number, from, end);
       if (heating) await heating;
       if (this.isHot(first, last)) {
         const acting = act();
@@ -164,6 +173,20 @@ export class SplitDisk implements NbdExport {
     throw new DriftmapError('io', 'its write intents are cleared as soon as they are set', {
       path: this.name,
     });
+  }
+
+  /**
+   * Regions that are made hot together. Somebody who writes all over the disk would wait at each of them: while he goes
+   * on, each wait takes in twice as many; what he does not write to then is cleared again in seconds.
+   */
+  private widthNow(): number {
+    const now = performance.now();
+    const since = now - this.missedAt;
+    // Writes that wait for one flush are one wait.
+    if (since < SAME_WAIT_MS) return this.width;
+    this.width = since < NEXT_WAIT_MS ? Math.min(2 * this.width, REGIONS_TOGETHER) : 1;
+    this.missedAt = now;
+    return this.width;
   }
 
   private writeNow(offset: ByteOffset, source: Uint8Array, first: number, last: number): void {
