@@ -9,22 +9,34 @@ import { diskBytes, groupFile, until } from './groups.ts';
 
 const KILLS = 8;
 
-/** Runs the victim for so many milliseconds after its first acknowledgement. @returns the last one */
-function runAndKill(path: string, seed: number, milliseconds: number): Promise<number> {
+/**
+ * Runs the victim for so many milliseconds after its first acknowledgement; or, in place of a time, until its disks are
+ * worked on. @returns the last acknowledgement
+ */
+function runAndKill(path: string, seed: number, milliseconds: number | 'rolled'): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [join(import.meta.dirname, 'victim.mjs'), path, String(seed)]);
     let [output, errors] = ['', ''];
     child.stdout.on('data', (chunk) => {
-      if (output === '') setTimeout(() => child.kill('SIGKILL'), milliseconds);
+      if (output === '' && milliseconds !== 'rolled') setTimeout(() => child.kill('SIGKILL'), milliseconds);
       output += chunk;
     });
     child.stderr.on('data', (chunk) => {
       errors += chunk;
+      if (milliseconds === 'rolled' && errors.includes('rolled')) child.kill('SIGKILL');
     });
     child.on('close', (_code, signal) => {
       if (signal !== 'SIGKILL') reject(new Error(`the victim ended by itself: ${errors}`));
       // The last line may be cut.
-      else resolve(Number(output.slice(0, output.lastIndexOf('\n')).split('\n').at(-1)));
+      else
+        resolve(
+          Number(
+            output
+              .slice(0, Math.max(0, output.lastIndexOf('\n')))
+              .split('\n')
+              .at(-1),
+          ),
+        );
     });
   });
 }
@@ -52,7 +64,7 @@ it(`after each of ${KILLS} kills every point is exact, wherever the disks were`,
   let last = 0;
   let unfinished = 0;
   for (let kill = 1; kill <= KILLS; kill++) {
-    const acknowledged = await runAndKill(file.path, kill, 100 + random(500));
+    const acknowledged = await runAndKill(file.path, kill, kill % 4 === 0 ? 'rolled' : 100 + random(500));
     const group = await openReplicaGroup(file);
     unfinished += group.warnings.filter((warning) => warning.includes('had not been ended')).length;
     last = group.journal.state().last;

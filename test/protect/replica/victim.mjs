@@ -1,5 +1,6 @@
 // A replica that is killed: appends writes whose sequence says what they are, while the disks follow, are rolled, and
-// are worked on. Prints the last sequence that was acknowledged, one a line.   node victim.mjs GROUPFILE SEED
+// are worked on. Prints the last sequence that was acknowledged, one a line; `rolled` to standard error while disks are
+// worked on.   node victim.mjs GROUPFILE SEED
 
 import { writeSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -28,6 +29,8 @@ async function moveDisks() {
         const offset = random(size - 1000);
         await access.units.get(name).write(offset, Buffer.alloc(1 + random(1000), 1 + random(255)));
       }
+      if (kind === 'rolled') writeSync(2, 'rolled\n');
+      await new Promise((resolve) => setTimeout(resolve, random(20)));
       await access.end('discard');
     }
     await new Promise((resolve) => setTimeout(resolve, random(20)));
