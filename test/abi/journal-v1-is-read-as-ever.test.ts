@@ -61,6 +61,20 @@ async function rebuilt(): Promise<{ folder: SimFolder; model: Model }> {
   return { folder, model };
 }
 
+/**
+ * Overwritten data says how much of it was durable when each record was written (offset 48 of a record). That hangs on
+ * when a roll flushes, not on the format: it is left out here, and with it the checksum of the record.
+ */
+function timeless(name: string, bytes: Uint8Array): Buffer {
+  const masked = Buffer.from(bytes);
+  if (!name.startsWith('undo.meta.')) return masked;
+  for (let slot = 64; slot + 64 <= masked.length; slot += 64) {
+    masked.fill(0, slot + 48, slot + 56);
+    masked.fill(0, slot + 60, slot + 64);
+  }
+  return masked;
+}
+
 describe('the frozen journal of version 1', () => {
   it('is read as what it has always been', async () => {
     const { model } = await rebuilt();
@@ -93,7 +107,9 @@ describe('the frozen journal of version 1', () => {
     const { folder } = await rebuilt();
     expect([...folder.list()].sort()).toEqual(readdirSync(frozen).sort());
     for (const name of folder.list()) {
-      expect(Buffer.compare(folder.get(name), readFileSync(join(frozen, name))), name).toBe(0);
+      expect(timeless(name, folder.get(name)), name).toEqual(
+        timeless(name, readFileSync(join(frozen, name))),
+      );
     }
   });
 });

@@ -1,4 +1,4 @@
-// Endurance of continuous protection: `node bench/soak.mjs [--minutes M] [--seed N] [--folder DIR]`. Needs a built dist/,
+// Endurance of continuous protection: `node scripts/soak.mjs [--minutes M] [--seed N] [--folder DIR]`. Needs a built dist/,
 // fio, nbdcopy, and root (for tmpfs). Prints what was done and found; exits 1 when anything was lost.
 //
 // Two disks of one group are written to through the splitter by fio, which verifies what it reads back, while a seeded
