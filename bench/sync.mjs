@@ -59,10 +59,13 @@ const of = (name, pick) => median(samples.get(name).map(pick));
 const wall = (name) => of(name, ({ seconds }) => seconds);
 const processor = (name) => of(name, ({ cpu, farCpu = 0 }) => cpu + farCpu);
 
+/** Without GNU time the processor's time of commands is not known. */
+const figure = (number, digits) => (Number.isFinite(number) ? number.toFixed(digits) : '–');
+
 function report(title, names, notes = {}) {
   console.log(`\n${title}`);
   for (const name of names.filter((one) => samples.has(one))) {
-    const figures = `${wall(name).toFixed(3)} s  ${processor(name).toFixed(3)} s CPU`;
+    const figures = `${wall(name).toFixed(3)} s  ${figure(processor(name), 3)} s CPU`;
     console.log(`${name.padEnd(46)} ${figures}  ${notes[name]?.(samples.get(name).at(-1)) ?? ''}`);
   }
 }
@@ -72,7 +75,7 @@ function ratio(what, a, b, most) {
   const [walls, cpus] = [wall(a) / wall(b), processor(a) / processor(b)];
   const verdict = smoke ? '' : walls <= most ? ', reached' : ', missed';
   console.log(
-    `  ${what}: ${walls.toFixed(2)} (${cpus.toFixed(2)} of CPU; goal ${most.toFixed(2)}${verdict})`,
+    `  ${what}: ${walls.toFixed(2)} (${figure(cpus, 2)} of CPU; goal ${most.toFixed(2)}${verdict})`,
   );
 }
 

@@ -198,7 +198,7 @@ async function rivals(pair, differing) {
       { stdio: 'inherit' },
     );
     stops.push(() => daemon.kill());
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    await untilServed(`rsync://${farIp}:8730/`);
     const words = [
       '-z',
       '--inplace',
@@ -243,6 +243,15 @@ else { const socket = connect(8731, '${farIp}'); socket.setNoDelay(true); proces
     '-c',
     `bdsync --blocksize=65536 --hash=md5 "${remote}" "${production}" "${replica}" >"${patch}"`,
   ]);
+}
+
+/** A daemon listens some time after it was started, and later on a busy machine. */
+async function untilServed(address) {
+  for (let i = 0; i < 100; i++) {
+    const { status } = spawnSync('ip', [...within(near).slice(1), 'rsync', address], { stdio: 'ignore' });
+    if (status === 0) return;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
 }
 
 function run([command, ...words]) {

@@ -7,15 +7,19 @@ import { root } from '../tools.ts';
 const benches = readdirSync(join(root, 'bench')).filter((file) => file.endsWith('.mjs'));
 
 describe('every bench runs in smoke size', () => {
-  it.each(benches)('%s', (file) => {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'bench', file), '--smoke'], {
-      encoding: 'utf8',
-      cwd: root,
-    });
-    expect({ status, stderr }).toMatchObject({ status: 0 });
-    expect(stdout).toMatch(/\d/);
-    expect(stdout).not.toMatch(/NaN|Infinity|undefined/);
-  });
+  it.each(benches)(
+    '%s',
+    (file) => {
+      const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'bench', file), '--smoke'], {
+        encoding: 'utf8',
+        cwd: root,
+      });
+      expect({ status, stderr }).toMatchObject({ status: 0 });
+      expect(stdout).toMatch(/\d/);
+      expect(stdout).not.toMatch(/NaN|Infinity|undefined/);
+    },
+    240_000,
+  );
 });
 
 describe('the kernel bench', () => {
