@@ -12,6 +12,7 @@ import { blocksTouching } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { DiskWriter } from './replica-disk.ts';
+import { SignOfLife } from './sign-of-life.ts';
 import { type ReplicaState, type ReplicaStatus, saveState } from './state-file.ts';
 
 /** The generation of a replica in a state that a session has stored and not concluded: who was killed cannot tell. */
@@ -57,8 +58,11 @@ export class StateKeeper {
   private consistentAt: string | null;
   private generation: string | null;
 
+  private readonly sign: SignOfLife | null;
+
   constructor(options: KeeperOptions) {
-    const { prior, bitmap } = options;
+    const { prior, bitmap, path } = options;
+    this.sign = path === null ? null : new SignOfLife(path);
     this.options = options;
     this.bitmap = bitmap;
     this.written = new PagedBits(bitmap.blocks);
@@ -98,7 +102,10 @@ export class StateKeeper {
 
   /** Before anything is written. */
   beforeWriting(): void {
-    if (this.stored) return;
+    if (this.stored) {
+      this.sign?.give();
+      return;
+    }
     this.become('synchronizing');
     this.save();
     this.stored = true;
@@ -143,6 +150,7 @@ export class StateKeeper {
 
   /** These bytes are in their place. */
   wrote({ offset, length }: ByteRange): void {
+    this.sign?.give();
     if (offset !== this.row.end) this.row = { start: offset, end: offset };
     this.row.end = offset + length;
     const { blockSize, size } = this.bitmap;
@@ -156,6 +164,7 @@ export class StateKeeper {
 
   /** This block is right. */
   placed(block: BlockIndex): void {
+    this.sign?.give();
     this.written.set(block);
   }
 

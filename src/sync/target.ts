@@ -20,6 +20,7 @@ import { ComparisonNotes } from './comparison-notes.ts';
 import { BEING_WRITTEN, StateKeeper } from './keeper.ts';
 import { type DiskWriter, openReplicaDisk, type ReplicaDisk, resizeFile } from './replica-disk.ts';
 import { type FirstComparison, infoOf, stampOf } from './replica-session.ts';
+import { writtenSinceSign } from './sign-of-life.ts';
 import { checkStatePath, loadState, type ReplicaState, statePath } from './state-file.ts';
 
 export interface TargetOptions {
@@ -138,7 +139,7 @@ async function openLocked(
     const decided: Decided =
       resizes || options.full
         ? { compare: { what: 'all' }, warnings: [] }
-        : decide(state, production, disk, bitmap);
+        : decide(state, production, disk, bitmap, stateAt);
     const beside = stateAt === null ? null : ComparisonNotes.beside(stateAt, bitmap.header);
     const notes = decided.compare.what === 'all' ? beside : null;
     const compare = options.full ? decided.compare : goOn(decided.compare, notes);
@@ -284,6 +285,7 @@ function decide(
   production: DiskInfo,
   disk: VirtualDisk,
   bitmap: SyncBitmap,
+  stateAt: string | null,
 ): Decided {
   const all: Decided = { compare: { what: 'all' }, warnings: [] };
   const generation = disk.generation();
@@ -304,7 +306,9 @@ function decide(
     then.header.production.generation === production.generation;
   if (!same || vouchesForNothing(production.generation) || then.count === then.blocks) return all;
   const left = then.header.replica.generation;
-  if (left !== BEING_WRITTEN && left !== generation) {
+  const others =
+    left === BEING_WRITTEN ? stateAt !== null && writtenSinceSign(generation, stateAt) : left !== generation;
+  if (others) {
     const warning = `${disk.name}: was written to, by somebody else, since its last sync was interrupted: everything is compared`;
     return { compare: { what: 'all' }, warnings: [warning] };
   }

@@ -81,22 +81,24 @@ describe.each([
   });
 });
 
-describe('a replica whose sync was stopped by Ctrl-C', () => {
+describe.each(['SIGINT', 'SIGKILL'] as const)('a replica whose sync was ended by %s', (signal) => {
   it('and that somebody wrote to is compared whole, and the user is told', async () => {
     const production = fileOf(folder, noise(SIZE, 4));
     const replica = fileOf(folder, new Uint8Array(SIZE).fill(1));
     const command = join(root, 'dist', 'cli', 'main.js');
-    const secret = join(folder, 'token');
+    const secret = join(folder, `token-${signal}`);
     writeFileSync(secret, words, { mode: 0o600 });
-    const from = slow.grant('slow', { disk: production });
+    const from = slow.grant(signal, { disk: production });
     const args = ['sync', from, replica, '--token-file', secret, '-q'];
     const child = spawn(process.execPath, [command, ...args], { stdio: 'ignore' });
     const ended = new Promise((resolve) => child.on('close', resolve));
     for (let i = 0; i < 2000 && marked(replica) >= SIZE && child.exitCode === null; i++) await pause(5);
-    child.kill('SIGINT');
+    child.kill(signal);
     await ended;
     const state = loadState(statePath(replica))!;
     expect(state.status).toBe('synchronizing');
+    // Right after a kill nobody can tell whose write it was.
+    if (signal === 'SIGKILL') await pause(2600);
     write(replica, state.bitmap.marks.nextClear(0) * BLOCK, noise(BLOCK, 5));
     const result = await sync({ production, replica, workers });
     expect(result.comparedBytes).toBe(SIZE);
