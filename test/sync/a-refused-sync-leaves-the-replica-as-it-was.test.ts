@@ -1,5 +1,8 @@
 import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { openDisk } from '../../src/disk/open.ts';
+import { buildIndex } from '../../src/scan/index-build.ts';
 import { failover } from '../../src/sync/failover.ts';
 import { loadState, statePath } from '../../src/sync/state-file.ts';
 import { sync } from '../../src/sync/sync.ts';
@@ -72,8 +75,26 @@ describe.each(places)('a replica %s', (_, to) => {
     const production = fileOf(folder, noise(3 * MiB, 10));
     const replica = fileOf(folder, bytes);
     const options = { production, replica: to(replica), token: site.token, workers, resize: true };
-    await expect(sync({ ...options, productionIndex: ['none.sig'] })).rejects.toThrow('none.sig');
-    expect(statSync(replica).size).toBe(2 * MiB);
+    const refused = async (more: object) => {
+      await expect(sync({ ...options, ...more })).rejects.toThrow(/index|source|stale/);
+      expect(statSync(replica).size).toBe(2 * MiB);
+      expect(existsSync(statePath(replica))).toBe(false);
+    };
+    // Indexes that are whole, and do not fit.
+    const [stale, old] = [`${production}.sig`, `${replica}.sig`];
+    for (const [path, file] of [
+      [production, stale],
+      [replica, old],
+    ] as const) {
+      const disk = await openDisk(path, { format: 'raw' });
+      await buildIndex({ of: disk, path: file, blockSize: 64 * KiB, workers: 1 });
+      await disk.close();
+    }
+    writeFileSync(production, noise(3 * MiB, 13));
+    await refused({ productionIndex: [stale] });
+    if (options.replica !== replica) return;
+    await refused({ replicaIndex: [old] });
+    await refused({ sources: [join(folder, 'no-source')], bySignature: true });
   });
 });
 
