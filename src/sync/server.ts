@@ -48,6 +48,8 @@ export interface ServeOptions {
   /** Ends the session. */
   readonly signal?: AbortSignal | undefined;
   readonly onTraffic?: ((received: ByteCount, sent: ByteCount) => void) | undefined;
+  /** Called with what the client was to be told and could not be: it hears no more. */
+  readonly onUntold?: ((message: string) => void) | undefined;
   /** Called at the end of each session that ended well: one connection may carry several. */
   readonly onServed?: ((session: ServedSession) => void) | undefined;
 }
@@ -101,7 +103,9 @@ export async function serveSession(transport: Transport, options: ServeOptions):
     }
   } catch (cause) {
     const error = systemError(cause, { operation: 'serve' });
-    await connection.abandon(error, hideDisk(error.message, about.grant, about.name));
+    const told = hideDisk(error.message, about.grant, about.name);
+    await connection.abandon(error, told);
+    if (!connection.toldPeer && !connection.endedByPeer) options.onUntold?.(told);
     throw error;
   } finally {
     signal?.removeEventListener('abort', stop);

@@ -1,6 +1,7 @@
 /** A byte stream in both directions, whatever carries it; and the one that stays within this process. */
 
 import { PassThrough, type Readable, type Writable } from 'node:stream';
+import { LAST_WORDS_MS } from '../base/limits.ts';
 import { MiB } from '../base/units.ts';
 
 export interface Transport {
@@ -19,6 +20,19 @@ export interface Transport {
   readonly copies?: boolean | undefined;
   /** Ends it at once. Idempotent. */
   destroy(): void;
+}
+
+/**
+ * Ends our way of it, and lets the peer send until it has read what came last and hangs up: closed before, a socket with
+ * unread bytes is reset, and a pipe is broken under who writes to it, before they look at what was sent to them.
+ */
+export async function hearOut({ readable, writable }: Transport): Promise<void> {
+  if (readable.readableEnded || readable.destroyed) return;
+  await new Promise<void>((resolve) => {
+    setTimeout(resolve, LAST_WORDS_MS).unref();
+    for (const event of ['end', 'close', 'error']) readable.once(event, resolve);
+    writable.end();
+  });
 }
 
 /** Two ends of one stream. What is written to the one is read from the other. */
