@@ -4,7 +4,7 @@
  */
 
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { MAX_WIRE_TEXT_BYTES } from '../base/limits.ts';
+import { GREETING_MS, MAX_WIRE_TEXT_BYTES } from '../base/limits.ts';
 import { SESSION_IDLE_MS } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { openDisk } from '../disk/open.ts';
@@ -40,6 +40,8 @@ export interface Grant {
 export interface ServeOptions {
   /** By the name that the client says; undefined refuses it. */
   readonly grant: (name: string) => Grant | undefined;
+  /** Called when the client has proved who it is; throws to refuse it. */
+  readonly admit?: (() => void) | undefined;
   readonly token?: Uint8Array | undefined;
   readonly workers?: number | undefined;
   readonly compression?: Compression | undefined;
@@ -63,9 +65,6 @@ export interface ServedSession {
   readonly consistent: boolean;
 }
 
-/** An unfinished greeting ends after so long. */
-const GREETING_MS = 20_000;
-
 /**
  * Serves the sessions of one connection, one after another, until the client leaves.
  * @returns the last of them
@@ -84,6 +83,7 @@ export async function serveSession(transport: Transport, options: ServeOptions):
     await within(connection, GREETING_MS, 'no greeting came', () =>
       welcome(connection, { token: options.token }),
     );
+    options.admit?.();
     for (let served: ServedSession | null = null; ; ) {
       const open = await nextOpen(connection, served === null);
       // The client leaves first: it has the last word to read.

@@ -25,6 +25,7 @@ import type { ByteCount } from '../base/units.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import { encodeFrameHead, FRAME_HEAD_BYTES, type Frame, FrameReader, fillFrameHead } from './frame.ts';
 import type { RateLimiter } from './limiter.ts';
+import { crowded } from './lobby.ts';
 import { isFree, isKnown, MessageType, messageName, OPTIONAL_FROM } from './message-types.ts';
 import type { Outgoing, Whole } from './outgoing.ts';
 import { Pulse } from './pulse.ts';
@@ -95,6 +96,7 @@ export class Connection {
     const lost = (cause: unknown) => systemError(cause, { path: transport.name, operation: 'connection' });
     readable.on('error', (cause) => this.fail(lost(cause)));
     if (writable !== (readable as unknown)) writable.on('error', (cause) => this.becomeMute(lost(cause)));
+    if (transport.lobby) transport.lobby.drop = () => void this.abandon(crowded(transport.name));
     this.pulse = new Pulse({
       peer: transport.name,
       deadAfterMs: options.deadAfterMs,
@@ -141,6 +143,7 @@ export class Connection {
   /** The peer has proved who it is: it may send whole messages, and many. */
   trust(): void {
     this.trusted = true;
+    this.transport.lobby?.leave();
     this.reader.maxPayload = MAX_FRAME_BYTES;
     this.window = WIRE_CREDIT_BYTES;
     this.grant(WIRE_CREDIT_BYTES - FIRST_CREDIT_BYTES);

@@ -3,6 +3,7 @@
 import { PassThrough, type Readable, type Writable } from 'node:stream';
 import { LAST_WORDS_MS } from '../base/limits.ts';
 import { MiB } from '../base/units.ts';
+import type { LobbyPlace } from './lobby.ts';
 
 export interface Transport {
   /** For messages: `ssh://host`, `127.0.0.1:7117`. */
@@ -18,6 +19,8 @@ export interface Transport {
   readonly binding: Uint8Array | null;
   /** Whether a chunk may be changed once its write has called back: not where the other end is handed the chunk itself. */
   readonly copies?: boolean | undefined;
+  /** Where it waits until the peer has proved who it is. */
+  readonly lobby?: LobbyPlace | undefined;
   /** Ends it at once. Idempotent. */
   destroy(): void;
 }
