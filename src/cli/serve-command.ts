@@ -63,6 +63,10 @@ Without --grant, --stdio serves any disk that this user can open: whoever reache
 other command as well. With --grant, only those, which suits a forced command in authorized_keys:
   command="driftmap serve --stdio --grant vm=/srv/vm.raw" ssh-ed25519 AAAA…
 
+What a granted disk is, its grant says: by format=F, else by the file's name (.qcow2, .vhd, .vhdx, .vdi, .vmdk; any
+other is raw). Neither a client nor the contents choose it: a guest could make its raw disk look like an image that
+names a file beside it. What is named is followed only for images so granted, and only within the image's folder.
+
 Examples:
   driftmap serve --listen 0.0.0.0:${DEFAULT_PORT} --grant vm=/srv/vm.raw \\
       --tls-cert server.pem --tls-key server.key --tls-ca clients.pem
@@ -116,7 +120,7 @@ async function serveStdio(flags: ServeFlags, grants: ReadonlyMap<string, Grant> 
   // Standard output is the session's: whatever else would be printed there goes to standard error.
   const transport = ownStdio();
   console.log = console.error;
-  const grant = (name: string) => (grants === null ? { disk: name } : grants.get(name));
+  const grant = (name: string) => (grants === null ? { disk: name, anyFormat: true } : grants.get(name));
   const limiter = flags.limit === undefined ? undefined : new RateLimiter(flags.limit);
   // Over ssh, standard error is the client's terminal too.
   const options = { grant, limiter, workers: flags.workers, signal: stopOnSignals(), onUntold: log };

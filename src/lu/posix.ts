@@ -1,5 +1,5 @@
 /**
- * The door to the system calls that Node lacks: lseek(SEEK_DATA/SEEK_HOLE), fallocate, ioctl(FICLONE), sync_file_range. koffi is an
+ * The door to the system calls that Node lacks: lseek(SEEK_DATA/SEEK_HOLE), fallocate, ioctl(FICLONE), flock, sync_file_range. koffi is an
  * optional dependency and loaded when first needed (about 8 ms): without it, on another system than 64-bit
  * Linux, or with DRIFTMAP_NO_NATIVE=1, every question is answered "unknown" and callers fall back.
  */
@@ -14,6 +14,10 @@ const SYNC_FILE_RANGE_WRITE = 2;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const ENXIO = 6;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+/** EWOULDBLOCK is the same on every Linux that we have a door for. */
+const EAGAIN = 11;
 /**
  * Linux `_IOW(0x94, 9, int)`: bits of direction, size, type and number, which PowerPC packs in its own way
  * (include/uapi/asm-generic/ioctl.h, arch/powerpc/include/uapi/asm/ioctl.h).
@@ -26,6 +30,7 @@ interface Libc {
   lseek(fd: number, offset: number, whence: number): number;
   fallocate(fd: number, mode: number, offset: number, length: number): number;
   ioctl(fd: number, request: number, kind: 'int', value: number): number;
+  flock(fd: number, operation: number): number;
   /** Absent from C libraries of other systems than Linux's own two. */
   sync_file_range?(fd: number, offset: number, length: number, flags: number): number;
   errno(): number;
@@ -56,6 +61,7 @@ function open(): Libc | null {
       lseek: lib.func('int64_t lseek(int fd, int64_t offset, int whence)'),
       fallocate: lib.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
       ioctl: lib.func('int ioctl(int fd, unsigned long request, ...)'),
+      flock: lib.func('int flock(int fd, int operation)'),
       errno: () => koffi.errno(),
     };
   } catch {
@@ -100,4 +106,15 @@ export function cloneFile(from: number, to: number): number | null {
   const libc = door();
   if (libc === null) return null;
   return libc.ioctl(to, FICLONE, 'int', from) === 0 ? 0 : libc.errno();
+}
+
+/**
+ * Locks an open file for its holder alone, by whatever name others open it, until it is closed; it waits for nobody.
+ * @returns false where somebody else has it; null where that cannot be told here
+ */
+export function lockFile(fd: number): boolean | null {
+  const libc = door();
+  if (libc === null) return null;
+  if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  return libc.errno() === EAGAIN ? false : null;
 }

@@ -13,7 +13,7 @@ import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { openDisk } from '../disk/open.ts';
 import { openFileUnit } from '../lu/file-unit.ts';
 import { settleGeneration } from '../scan/generation.ts';
-import { lock } from './lock.ts';
+import { claimReplica } from './claim.ts';
 import { MarkedUnit } from './marked-unit.ts';
 import { loadState, type ReplicaState, saveState, statePath } from './state-file.ts';
 import { canonical, checkThere, sameDisk } from './target.ts';
@@ -33,7 +33,7 @@ export async function failover({ replica, state, force = false }: FailoverOption
   checkThere(replica);
   const path = canonical(replica);
   const stateAt = state ?? statePath(path);
-  const unlock = lock(`${stateAt}.lock`);
+  const unlock = claimReplica(path, stateAt);
   try {
     const prior = loadState(stateAt);
     if (prior === null)
@@ -90,7 +90,7 @@ export async function openMarked(
   checkThere(path);
   const real = canonical(path);
   const stateAt = options.state ?? statePath(real);
-  const unlock = lock(`${stateAt}.lock`);
+  const unlock = claimReplica(real, stateAt);
   try {
     const state = loadState(stateAt);
     if (state?.status !== 'failed-over')

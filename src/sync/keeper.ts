@@ -10,9 +10,15 @@ import { DriftmapError } from '../base/errors.ts';
 import type { BlockCount, BlockIndex, ByteCount, ByteRange } from '../base/units.ts';
 import { blocksTouching } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
-import type { SyncBitmap } from '../bitmap/sync-bitmap.ts';
+import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import type { DiskWriter } from './replica-disk.ts';
+import { SignOfLife } from './sign-of-life.ts';
 import { type ReplicaState, type ReplicaStatus, saveState } from './state-file.ts';
+
+/** The generation of a replica in a state that a session has stored and not concluded: who was killed cannot tell. */
+export const BEING_WRITTEN = 'being written';
+/** No generation is equal to it: all is compared. */
+const UNKNOWN = 'unknown';
 
 export interface KeeperOptions {
   /** Null keeps nothing: for replicas in memory. */
@@ -44,14 +50,19 @@ export class StateKeeper {
     { readonly piece: ByteCount; readonly missing: Set<number> }
   >();
   private stored = false;
+  /** Whether this session has stored anything. */
+  private began = false;
   /** Null before anything is stored of a disk that has no state yet. */
   private status: ReplicaStatus | null;
   private since: string;
   private consistentAt: string | null;
   private generation: string | null;
 
+  private readonly sign: SignOfLife | null;
+
   constructor(options: KeeperOptions) {
-    const { prior, bitmap } = options;
+    const { prior, bitmap, path } = options;
+    this.sign = path === null ? null : new SignOfLife(path);
     this.options = options;
     this.bitmap = bitmap;
     this.written = new PagedBits(bitmap.blocks);
@@ -91,7 +102,10 @@ export class StateKeeper {
 
   /** Before anything is written. */
   beforeWriting(): void {
-    if (this.stored) return;
+    if (this.stored) {
+      this.sign?.give();
+      return;
+    }
     this.become('synchronizing');
     this.save();
     this.stored = true;
@@ -136,6 +150,7 @@ export class StateKeeper {
 
   /** These bytes are in their place. */
   wrote({ offset, length }: ByteRange): void {
+    this.sign?.give();
     if (offset !== this.row.end) this.row = { start: offset, end: offset };
     this.row.end = offset + length;
     const { blockSize, size } = this.bitmap;
@@ -149,6 +164,7 @@ export class StateKeeper {
 
   /** This block is right. */
   placed(block: BlockIndex): void {
+    this.sign?.give();
     this.written.set(block);
   }
 
@@ -170,9 +186,27 @@ export class StateKeeper {
       this.become('consistent');
       this.consistentAt = this.now();
       this.generation = generation;
-      this.save();
+      this.save(this.options.writer.generation);
     } else if (this.stored) this.save();
     return consistent;
+  }
+
+  /**
+   * The session has ended or was cut off, and nothing more is written: the state says how it left the replica, so that
+   * somebody else's write to it shows. Nothing is cleared: a flush that comes after one that failed proves nothing.
+   */
+  async conclude(): Promise<void> {
+    if (!this.began || this.status !== 'synchronizing') return;
+    const { writer } = this.options;
+    const generation = await writer.flush().then(
+      () => writer.generation,
+      () => UNKNOWN,
+    );
+    try {
+      this.save(generation);
+    } catch {
+      // Then it says what a session that was killed says.
+    }
   }
 
   private become(status: ReplicaStatus): void {
@@ -181,11 +215,15 @@ export class StateKeeper {
     this.since = this.now();
   }
 
-  private save(): void {
+  private save(left: string = BEING_WRITTEN): void {
     const { path, format } = this.options;
     if (path === null || this.status === null) return;
-    const { status, since, consistentAt, generation, epoch, bitmap } = this;
+    const { status, since, consistentAt, generation, epoch } = this;
+    const { header, marks, coverage } = this.bitmap;
+    const replica = { ...header.replica, generation: left };
+    const bitmap = new SyncBitmap({ ...header, replica }, marks, coverage);
     saveState({ status, since, consistentAt, generation, epoch, format, bitmap }, path);
+    this.began = true;
     this.options.onStored?.();
   }
 

@@ -15,21 +15,25 @@ import type { RateLimiter } from '../wire/limiter.ts';
 import { MessageType } from '../wire/message-types.ts';
 import { type DiskInfo, type OpenMessage, openShape } from '../wire/session-messages.ts';
 import type { Transport } from '../wire/transport.ts';
+import { grantedFormat } from './granted-format.ts';
 import { openOrigin } from './origin.ts';
 import { type Compression, codecs, commonCodec } from './packer.ts';
 import { ProductionSession } from './production-session.ts';
 import { SyncTotals } from './progress.ts';
 import { ReplicaSession } from './replica-session.ts';
-import { openGranted } from './session-indexes.ts';
+import { openGranted, type SessionIndexes } from './session-indexes.ts';
 import { type OpenSource, openSource } from './sources.ts';
-import { canonical, openTarget } from './target.ts';
+import { canonical, checkFormat, openTarget, type Target } from './target.ts';
 
 /** A disk that peers may use. */
 export interface Grant {
   /** A path or an address. */
   readonly disk: string;
   readonly readOnly?: boolean | undefined;
+  /** Its format. Without one the file's name says it, and never its contents or a client: see `granted-format.ts`. */
   readonly format?: string | undefined;
+  /** Lets clients say the format: only where whoever connects may read every file of this user anyway, as over ssh. */
+  readonly anyFormat?: boolean | undefined;
   readonly state?: string | undefined;
   /** Disks and stores whose blocks may be copied when this one is written by signature. */
   readonly sources?: readonly string[] | undefined;
@@ -160,9 +164,11 @@ async function serveProduction(
   grant: Grant,
   options: ServeOptions,
 ): Promise<ServedSession> {
-  const origin = await openOrigin(grant.disk, { format: open.format ?? grant.format, state: grant.state });
+  const as = grantedFormat(grant, open.format, open.disk);
+  const origin = await openOrigin(grant.disk, { format: as.format, state: grant.state });
   const indexes = await openGranted(grant.indexes, origin.disk, open);
   try {
+    checkFormat(origin.disk, as);
     await connection.sendControl(MessageType.opened, {
       production: origin.info,
       codecs: codecs(),
@@ -202,25 +208,21 @@ async function serveReplica(
   const common = { connection, production, open, totals, workers: options.workers ?? defaultWorkers() };
   if (open.job !== 'sync') return serveComparison(common, open, grant, production);
   if (grant.readOnly) throw new DriftmapError('permission', `'${open.disk}' is granted for reading only`);
-  const target = await openTarget(
-    {
-      replica: grant.disk,
-      format: open.format ?? grant.format,
-      state: grant.state,
-      blockSize: open.blockSize,
-      signature: open.signature,
-      resize: open.resize,
-      shrink: open.shrink,
-      full: open.full,
-      adopt: open.adopt,
-      discard: open.discard,
-    },
-    production,
-  );
   const sources: OpenSource[] = [];
-  const indexes = await openGranted(grant.indexes, target.disk, open);
+  let target: Target | null = null;
+  let indexes: SessionIndexes | null = null;
   try {
     if (open.bySignature) for (const source of grant.sources ?? []) sources.push(await openSource(source));
+    const { blockSize, signature, resize, shrink, full, adopt, discard } = open;
+    target = await openTarget(
+      {
+        ...grantedFormat(grant, open.format, open.disk),
+        ...{ replica: grant.disk, state: grant.state, blockSize, signature },
+        ...{ resize, shrink, full, adopt, discard },
+      },
+      production,
+    );
+    indexes = await openGranted(grant.indexes, target.disk, open);
     const { disk, size, compare, writer, keeper, notes } = target;
     const warnings = hidden([...target.warnings, ...indexes.warnings], grant, open);
     const session = new ReplicaSession({
@@ -236,9 +238,9 @@ async function serveReplica(
     await session.run();
     return servedOf(connection, open, totals, session.consistent);
   } finally {
-    indexes.close();
+    indexes?.close();
     for (const source of sources) await source.close();
-    await target.close();
+    await target?.close();
   }
 }
 
@@ -248,9 +250,11 @@ async function serveComparison(
   grant: Grant,
   production: DiskInfo,
 ): Promise<ServedSession> {
-  const disk = await openDisk(grant.disk, { format: open.format ?? grant.format });
+  const as = grantedFormat(grant, open.format, open.disk);
+  const disk = await openDisk(grant.disk, { format: as.format });
   const indexes = await openGranted(grant.indexes, disk, open);
   try {
+    checkFormat(disk, as);
     const size = Math.max(disk.size, production.size);
     const warnings = hidden([...disk.warnings, ...indexes.warnings], grant, open);
     const own = { disk, size, warnings, indexes: indexes.side };

@@ -154,12 +154,13 @@ async function pullFrom(site: FarDisk, options: SyncOptions): Promise<SyncResult
     const { production, warnings } = await connection.expect(MessageType.opened, openedShape);
     if (production === null)
       throw new DriftmapError('malformed', 'the other site did not say which disk it has');
-    const target = await openTarget(targetOf(options, chosen), production);
     const sources: OpenSource[] = [];
+    let target: Target | null = null;
     let indexes = null;
     try {
       if (chosen.bySignature)
         for (const source of options.sources ?? []) sources.push(await openSource(source));
+      target = await openTarget(targetOf(options, chosen), production);
       indexes = await openIndexes(options.replicaIndex, target.disk, chosen);
       const totals = totalsOf(wire, options);
       const { disk, size, compare } = target;
@@ -174,7 +175,7 @@ async function pullFrom(site: FarDisk, options: SyncOptions): Promise<SyncResult
     } finally {
       indexes?.close();
       for (const source of sources) await source.close();
-      await target.close();
+      await target?.close();
     }
   });
 }
@@ -234,24 +235,26 @@ async function openAndSync(
     allowOutside: options.allowOutside,
   });
   try {
-    const target = await openTarget(targetOf(options, chosen), origin.info);
     const sources: OpenSource[] = [];
     const indexes: SessionIndexes[] = [];
+    let target: Target | null = null;
     try {
+      // The replica comes last: it may be resized, which whatever is refused here must come before.
+      if (chosen.bySignature)
+        for (const source of options.sources ?? []) sources.push(await openSource(source));
+      indexes.push(await openIndexes(options.productionIndex, origin.disk, chosen));
+      target = await openTarget(targetOf(options, chosen), origin.info);
       if (origin.disk.identity === target.disk.identity)
         throw new DriftmapError('argument', 'production and replica are the same disk', {
           path: target.disk.name,
         });
-      if (chosen.bySignature)
-        for (const source of options.sources ?? []) sources.push(await openSource(source));
-      indexes.push(await openIndexes(options.productionIndex, origin.disk, chosen));
       indexes.push(await openIndexes(options.replicaIndex, target.disk, chosen));
       const local = new LocalSession(options, chosen, origin, target, sources, threads, indexes);
       return await local.run();
     } finally {
       for (const index of indexes) index.close();
       for (const source of sources) await source.close();
-      await target.close();
+      await target?.close();
     }
   } finally {
     await origin.close();

@@ -1,6 +1,7 @@
 /**
- * Opens the replica of a session: takes the lock, asks the state what is true, refuses what would lose data, makes
- * the disk as large as production's if that is allowed, and decides what has to be compared.
+ * Opens the replica of a session: claims the disk, asks the state what is true, refuses what would lose data, makes
+ * the disk as large as production's if that is allowed, and decides what has to be compared. Whatever is refused is
+ * refused before the disk is touched; and the state says that it is no longer what it was before it is cut or grown.
  */
 
 import { realpathSync, statSync } from 'node:fs';
@@ -11,23 +12,29 @@ import { SyncBitmap } from '../bitmap/sync-bitmap.ts';
 import { parseAddress } from '../disk/address.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
-import { settleGeneration } from '../scan/generation.ts';
+import { settleGeneration, vouchesForNothing } from '../scan/generation.ts';
+import { algorithmByName } from '../signature/algorithm.ts';
 import type { DiskInfo } from '../wire/session-messages.ts';
+import { claimReplica } from './claim.ts';
 import { ComparisonNotes } from './comparison-notes.ts';
-import { StateKeeper } from './keeper.ts';
-import { lock } from './lock.ts';
-import { type DiskWriter, openReplicaDisk, resizeFile } from './replica-disk.ts';
+import { BEING_WRITTEN, StateKeeper } from './keeper.ts';
+import { type DiskWriter, openReplicaDisk, type ReplicaDisk, resizeFile } from './replica-disk.ts';
 import { type FirstComparison, infoOf, stampOf } from './replica-session.ts';
+import { writtenSinceSign } from './sign-of-life.ts';
 import { checkStatePath, loadState, type ReplicaState, statePath } from './state-file.ts';
 
 export interface TargetOptions {
   /** A path, or a unit that can be written to and stays the caller's. */
   readonly replica: string | LogicalUnit;
   readonly format?: string | undefined;
+  /** The format that it must turn out to have: that of a grant. */
+  readonly mustBe?: string | undefined;
   /** The state file; beside a file by default. A unit has none unless it is named. */
   readonly state?: string | undefined;
   readonly blockSize: ByteCount;
   readonly signature: string;
+  /** Indexes of it that are to be used. */
+  readonly replicaIndex?: readonly unknown[] | undefined;
   /** Makes a raw file as large as production. */
   readonly resize?: boolean | undefined;
   /** Cuts a raw file that is longer; leaves the rest of a larger device alone. */
@@ -62,7 +69,7 @@ export async function openTarget(options: TargetOptions, production: DiskInfo): 
   const path = typeof replica === 'string' ? canonical(replica) : null;
   if (path !== null && options.state === undefined) refuseDevice(path);
   const stateAt = options.state ?? (path === null ? null : statePath(path));
-  const unlock = stateAt === null ? () => undefined : lock(`${stateAt}.lock`);
+  const unlock = claimReplica(path, stateAt);
   try {
     return await openLocked(options, production, path, stateAt, unlock);
   } catch (error) {
@@ -109,61 +116,115 @@ async function openLocked(
   stateAt: string | null,
   unlock: () => void,
 ): Promise<Target> {
+  algorithmByName(options.signature);
   if (stateAt !== null) checkStatePath(stateAt);
   const prior = stateAt === null ? null : loadState(stateAt);
   checkDirection(prior, production, options.discard ?? false);
   const format = options.format ?? prior?.format;
   let opened = await openReplicaDisk(path ?? options.replica, { format });
-  if (path !== null && mayFit(opened.disk, production.size, options)) {
-    await opened.close();
-    resizeFile(path, production.size);
-    opened = await openReplicaDisk(path, { format });
-  }
   try {
+    await settleGeneration(opened.disk);
+    const { belongs, warnings } = checkAll(prior, production, opened.disk, options);
+    let state = belongs ? prior : null;
+    const resizes = opened.disk.size !== production.size && mayFit(opened.disk, production.size, options);
+    if (resizes) {
+      state = storeUnequal(opened, production, options, { stateAt, state });
+      await opened.close();
+      resizeFile(path!, production.size);
+      opened = await openReplicaDisk(path!, { format });
+      await settleGeneration(opened.disk);
+    }
     const { disk, writer } = opened;
-    await settleGeneration(disk);
-    const size = production.size;
-    if (disk.size < size || (disk.size > size && !options.shrink))
-      throw wrongSize(disk.name, disk.size, size);
-    const { belongs, warnings } = checkBelongs(prior, production, disk, options);
-    checkSplit(production, disk, options.discard ?? false);
-    const bitmap = new SyncBitmap({
-      size,
-      blockSize: options.blockSize,
-      signature: options.signature,
-      production: stampOf(production),
-      replica: stampOf(infoOf(disk), size),
-    });
-    const state = belongs ? prior : null;
-    const decided = decide(state, production, disk, bitmap, options.full ?? false);
+    const bitmap = bitmapOf(disk, production, options);
+    const decided: Decided =
+      resizes || options.full
+        ? { compare: { what: 'all' }, warnings: [] }
+        : decide(state, production, disk, bitmap, stateAt);
     const beside = stateAt === null ? null : ComparisonNotes.beside(stateAt, bitmap.header);
-    const notes = decided.what === 'all' ? beside : null;
-    const compare = options.full ? decided : goOn(decided, notes);
+    const notes = decided.compare.what === 'all' ? beside : null;
+    const compare = options.full ? decided.compare : goOn(decided.compare, notes);
     if (compare.what !== 'all') bitmap.cover({ start: 0, end: bitmap.blocks });
     if (compare.what === 'some') bitmap.marks.add(compare.bits);
-    const epoch = Math.max(state?.epoch ?? 1, production.lineage?.epoch ?? 1);
     const keeper = new StateKeeper({
       path: stateAt,
       writer,
       bitmap,
       format: disk.format,
       prior: state,
-      epoch,
+      epoch: epochOf(state, production),
       // What was noted is in the state then.
       onStored: () => beside?.forget(),
     });
     const close = async () => {
       try {
+        await keeper.conclude();
         await opened.close();
       } finally {
         unlock();
       }
     };
-    return { disk, size, writer, keeper, notes, compare, warnings: [...disk.warnings, ...warnings], close };
+    const all = [...disk.warnings, ...warnings, ...decided.warnings];
+    return { disk, size: production.size, writer, keeper, notes, compare, warnings: all, close };
   } catch (error) {
     await opened.close();
     throw error;
   }
+}
+
+/** Everything that may be refused once the disk is open. */
+function checkAll(
+  prior: ReplicaState | null,
+  production: DiskInfo,
+  disk: VirtualDisk,
+  options: TargetOptions,
+): { belongs: boolean; warnings: string[] } {
+  checkFormat(disk, options);
+  const checked = checkBelongs(prior, production, disk, options);
+  checkSplit(production, disk, options.discard ?? false);
+  checkSize(disk, production.size, options);
+  return checked;
+}
+
+/** Before the disk is cut or made longer: nothing of it counts as equal from now on. Durable when it returns. */
+function storeUnequal(
+  { disk, writer }: ReplicaDisk,
+  production: DiskInfo,
+  options: TargetOptions,
+  { stateAt, state }: { readonly stateAt: string | null; readonly state: ReplicaState | null },
+): ReplicaState | null {
+  if (stateAt === null) return state;
+  const bitmap = bitmapOf(disk, production, options);
+  bitmap.cover({ start: 0, end: bitmap.blocks });
+  bitmap.markRun({ start: 0, end: bitmap.blocks });
+  const epoch = epochOf(state, production);
+  new StateKeeper({
+    path: stateAt,
+    writer,
+    bitmap,
+    format: disk.format,
+    prior: state,
+    epoch,
+  }).beforeWriting();
+  return loadState(stateAt);
+}
+
+function bitmapOf(
+  disk: VirtualDisk,
+  production: DiskInfo,
+  { blockSize, signature }: Pick<TargetOptions, 'blockSize' | 'signature'>,
+): SyncBitmap {
+  const { size } = production;
+  return new SyncBitmap({
+    size,
+    blockSize,
+    signature,
+    production: stampOf(production),
+    replica: stampOf(infoOf(disk), size),
+  });
+}
+
+function epochOf(state: ReplicaState | null, production: DiskInfo): number {
+  return Math.max(state?.epoch ?? 1, production.lineage?.epoch ?? 1);
 }
 
 /** A disk that was failed over is production now. Only a younger history may be written over it. */
@@ -213,30 +274,45 @@ function checkBelongs(
   throw new DriftmapError('policy', reason, { path: disk.name });
 }
 
+interface Decided {
+  readonly compare: FirstComparison;
+  readonly warnings: readonly string[];
+}
+
+/** What has to be compared: less than all only where it is certain that the rest is equal. */
 function decide(
   prior: ReplicaState | null,
   production: DiskInfo,
   disk: VirtualDisk,
   bitmap: SyncBitmap,
-  full: boolean,
-): FirstComparison {
-  if (full) return { what: 'all' };
+  stateAt: string | null,
+): Decided {
+  const all: Decided = { compare: { what: 'all' }, warnings: [] };
+  const generation = disk.generation();
   const { lineage } = production;
   if (
     lineage?.marked &&
     sameDisk(lineage.partner, disk.identity) &&
-    disk.generation() === lineage.partnerGeneration
+    generation === lineage.partnerGeneration &&
+    // A device is as it was by its word whatever was written to it.
+    !vouchesForNothing(generation)
   )
-    return { what: 'yours' };
-  if (prior?.status !== 'synchronizing' || !prior.bitmap.complete) return { what: 'all' };
+    return { compare: { what: 'yours' }, warnings: [] };
+  if (prior?.status !== 'synchronizing' || !prior.bitmap.complete) return all;
   const then = prior.bitmap;
   const same =
     then.size === bitmap.size &&
     then.blockSize === bitmap.blockSize &&
     then.header.production.generation === production.generation;
-  // What cannot tell of writes vouches for nothing.
-  if (!same || /(?:^| )(?:device|live)(?: |$)/.test(production.generation)) return { what: 'all' };
-  return { what: 'some', bits: then.marks };
+  if (!same || vouchesForNothing(production.generation) || then.count === then.blocks) return all;
+  const left = then.header.replica.generation;
+  const others =
+    left === BEING_WRITTEN ? stateAt !== null && writtenSinceSign(generation, stateAt) : left !== generation;
+  if (others) {
+    const warning = `${disk.name}: was written to, by somebody else, since its last sync was interrupted: everything is compared`;
+    return { compare: { what: 'all' }, warnings: [warning] };
+  }
+  return { compare: { what: 'some', bits: then.marks }, warnings: [] };
 }
 
 /** Where an interrupted comparison left off. */
@@ -246,9 +322,28 @@ function goOn(decided: FirstComparison, notes: ComparisonNotes | null): FirstCom
 }
 
 /** Only a raw disk is as large as its file. */
-function mayFit(disk: VirtualDisk, size: ByteCount, { resize, shrink }: TargetOptions): boolean {
-  if (disk.format !== 'raw' || !statSync(disk.name).isFile()) return false;
+function mayFit(disk: VirtualDisk, size: ByteCount, { replica, resize, shrink }: TargetOptions): boolean {
+  if (typeof replica !== 'string' || disk.format !== 'raw' || !statSync(disk.name).isFile()) return false;
   return (disk.size < size && resize === true) || (disk.size > size && shrink === true);
+}
+
+/** @throws DriftmapError `policy` when the contents are not what a grant says */
+export function checkFormat(
+  { format, name }: VirtualDisk,
+  { mustBe }: { readonly mustBe?: string | undefined },
+): void {
+  if (mustBe === undefined || format === mustBe) return;
+  const reason = `its contents look like ${format}, and its name does not: grant it with format=${format}, or with format=raw to take its bytes as they are`;
+  throw new DriftmapError('policy', reason, { path: name });
+}
+
+/** @throws DriftmapError `mismatch` for a replica that has another size and is not to be resized */
+function checkSize(disk: VirtualDisk, size: ByteCount, options: TargetOptions): void {
+  if (disk.size === size || (disk.size > size && options.shrink)) return;
+  if (!mayFit(disk, size, options)) throw wrongSize(disk.name, disk.size, size);
+  if ((options.replicaIndex ?? []).length === 0) return;
+  const reason = 'it is to be resized, and an index of it as it is would not fit then: leave the index out';
+  throw new DriftmapError('mismatch', reason, { path: disk.name });
 }
 
 function wrongSize(path: string, got: ByteCount, expected: ByteCount): DriftmapError {

@@ -1,36 +1,30 @@
 /** One at a time for a disk: a splitter that its guest writes through, or a replica that follows its journal. */
 
-import { constants, realpathSync, statSync } from 'node:fs';
-import { open } from 'node:fs/promises';
-import { DriftmapError, systemError } from '../../base/errors.ts';
+import { realpathSync } from 'node:fs';
+import { DriftmapError } from '../../base/errors.ts';
+import { claimDisk } from '../../sync/claim.ts';
 import { lock } from '../../sync/lock.ts';
 
-/** A block device is claimed from the kernel, which knows of mounts and volumes too; a file has a lock beside it. */
-export async function holdDisk(path: string): Promise<() => void> {
-  if (!statSync(path).isBlockDevice())
-    return lockOr(`${path}.splitter-lock`, 'this disk is used by another splitter, or by a replica');
-  try {
-    const claim = await open(path, constants.O_RDWR | constants.O_EXCL);
-    return () => void claim.close().catch(() => undefined);
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== 'EBUSY')
-      throw systemError(cause, { path, operation: 'open' });
-    const reason =
-      'this device is in use: by another splitter, a replica, a mounted file system, or a volume on it';
-    throw new DriftmapError('policy', reason, { path, cause });
-  }
+/** Kept from every other writer of driftmap's, a `driftmap sync` to it too: see `claim.ts`. */
+export function holdDisk(path: string): () => void {
+  return telling('this disk is used by another splitter, by a replica, or by a sync', () => claimDisk(path));
 }
 
 /** @throws DriftmapError `policy` with the reason and who it is */
 export function lockOr(path: string, reason: string): () => void {
+  return telling(reason, () => lock(path));
+}
+
+/** Where a lock names its holder, says what that means. */
+function telling(reason: string, take: () => () => void): () => void {
   try {
-    return lock(path);
+    return take();
   } catch (cause) {
     if (!(cause instanceof DriftmapError) || cause.kind !== 'policy') throw cause;
-    const holder =
-      /(process \d+ on \S+|another session of this process)/.exec(cause.message)?.[1] ?? 'another';
+    const holder = /(process \d+ on \S+|another session of this process)/.exec(cause.message)?.[1];
+    if (holder === undefined) throw cause;
     throw new DriftmapError('policy', `${reason}: ${holder}; if it is gone, remove this file`, {
-      path,
+      path: cause.path,
       cause,
     });
   }
@@ -41,10 +35,10 @@ export class DiskClaims {
   private undo: (() => void)[] = [];
 
   /** Does nothing while they are claimed. @throws DriftmapError `policy` when somebody else uses one of them */
-  async claim(paths: readonly string[]): Promise<void> {
+  claim(paths: readonly string[]): void {
     if (this.undo.length > 0) return;
     try {
-      for (const path of paths) this.undo.push(await holdDisk(realpathSync(path)));
+      for (const path of paths) this.undo.push(holdDisk(realpathSync(path)));
     } catch (error) {
       this.release();
       throw error;

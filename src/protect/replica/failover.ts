@@ -145,7 +145,7 @@ export async function failBack(group: ReplicaGroup): Promise<FailedBack> {
     const reason = 'this site is a replica already';
     throw new DriftmapError('policy', reason, { path: group.side.journal });
   }
-  await group.claims.claim([...group.disks.values()].map(({ name }) => name));
+  group.claims.claim([...group.disks.values()].map(({ name }) => name));
   if (group.pointsHold()) {
     group.update({ history: newHistory(), failedOver: null });
     return { keptPoints: true };

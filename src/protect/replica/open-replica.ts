@@ -68,7 +68,7 @@ export async function openReplicaGroup(
     const warnings = [...journal.warnings];
     const group = new ReplicaGroup({ file, side, journal, disks, record, warnings, clock });
     try {
-      if (record.failedOver === null) await group.claims.claim(side.disks.map(({ path }) => path));
+      if (record.failedOver === null) group.claims.claim(side.disks.map(({ path }) => path));
       await recoverAccess(group, (line) => warnings.push(line));
     } catch (error) {
       await group.close();

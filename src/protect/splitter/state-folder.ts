@@ -67,7 +67,7 @@ export async function hold(
     for (const { disk } of disks) {
       const unit = openFileUnit(disk, { write: true });
       undo.push(() => unit.close());
-      undo.push(await holdDisk(realpathSync(disk)));
+      undo.push(holdDisk(realpathSync(disk)));
       units.push(unit);
     }
     const twice = units.find(

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { openUnit } from '../../../src/lu/open-unit.ts';
 import { serveControl } from '../../../src/protect/group/control.ts';
+import { holdDisk } from '../../../src/protect/group/hold-disk.ts';
 import { hostReplica } from '../../../src/protect/replica/host.ts';
-import { lock } from '../../../src/sync/lock.ts';
 import { temporary } from '../../tools.ts';
 import { hosting, madeGroup, run, startAccess } from './commands.ts';
 import { diskDifference, shapes } from './groups.ts';
@@ -49,7 +49,7 @@ it('a failover brings all disks to a point; unless they were used, everything ca
   writeFileSync(path, used);
   expect((await run('roll', file.path, '--to', '3')).status).toBe(2);
   // A splitter still serves them.
-  const release = lock(`${path}.splitter-lock`);
+  const release = holdDisk(path);
   const refused = await run('failback', file.path, '--finish');
   expect(refused).toMatchObject({ status: 2 });
   expect(refused.stderr).toContain('used by another splitter');
