@@ -343,3 +343,12 @@ export const QMP_SILENCE_SECONDS = 120;
 export const MAX_LIVE_PASSES = 16;
 /** Trees without leaves that production keeps while it waits for answers, where an index makes the leaves again: 70 MiB; 4 TiB in blocks of 64 KiB. */
 export const MAX_LIGHT_WINDOWS = 1024;
+// Strangers
+/** Connections that have not proved yet who is there: of 64 KiB each; with one more, the oldest of the busiest address is dropped. */
+export const MAX_GREETINGS = 64;
+/** For a handshake of TLS, and for a greeting after it: two or three round trips, over any link. */
+export const GREETING_MS = 10_000;
+// The end of a connection
+/** How long, and for how many bytes, a peer is listened to that cannot be told anything more, or that still sends after it was told why: a credit's worth, over a slow link. */
+export const LAST_WORDS_MS = 2000;
+export const LAST_WORDS_BYTES = WIRE_CREDIT_BYTES;

@@ -122,12 +122,13 @@ async function serveStdio(flags: ServeFlags, grants: ReadonlyMap<string, Grant> 
   console.log = console.error;
   const grant = (name: string) => (grants === null ? { disk: name, anyFormat: true } : grants.get(name));
   const limiter = flags.limit === undefined ? undefined : new RateLimiter(flags.limit);
-  const options = { grant, limiter, workers: flags.workers, signal: stopOnSignals() };
+  // Over ssh, standard error is the client's terminal too.
+  const options = { grant, limiter, workers: flags.workers, signal: stopOnSignals(), onUntold: log };
   try {
     await serveSession(transport, options);
     process.exitCode = Exit.equal;
   } catch (error) {
-    // The client has been told, and tells its user.
+    // The client has been told, and tells its user; or standard error has.
     process.exitCode = Exit.trouble;
     if (process.env.DRIFTMAP_DEBUG) fail(error);
   }

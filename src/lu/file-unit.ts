@@ -100,7 +100,8 @@ export class FileUnit implements LogicalUnit {
   readonly canWrite: boolean;
   private readonly fd: number;
   private directFd: number | null;
-  private readonly sparse: boolean;
+  /** Whether it may have holes: a file, and no device. */
+  readonly sparse: boolean;
   private readonly owned: boolean;
   private closed = false;
 

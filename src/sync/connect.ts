@@ -46,7 +46,9 @@ export async function reach(site: Place, options: SiteOptions): Promise<Reached>
   const connection = new Connection(transport, { limiter, deadAfterMs });
   const stop = () => void connection.abandon(stopped(signal));
   const explain = async (cause: unknown) => {
-    const why = carrier === null ? null : await carrier.ending();
+    // What the other site says about the end is nearer to it than what its carrier knows.
+    if (carrier === null || connection.endedByPeer) return cause;
+    const why = await carrier.ending();
     if (why === null || !(cause instanceof DriftmapError) || cause.kind !== 'io') return cause;
     return new DriftmapError('io', why, { path: transport.name, cause });
   };

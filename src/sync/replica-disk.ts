@@ -14,8 +14,10 @@ import { openDisk } from '../disk/open.ts';
 import type { VirtualDisk } from '../disk/virtual-disk.ts';
 import { FileUnit, openFileUnit } from '../lu/file-unit.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
+import { hasNative } from '../lu/posix.ts';
 import { Cursor } from '../mapping/cursor.ts';
 import { isZero, Kind } from '../mapping/extent-map.ts';
+import { dataUntil, zerosUntil } from './zero-runs.ts';
 
 /** Zeros written at a time where a hole cannot be punched, so that the process stays awake. */
 const ZERO_STEP = 64 * MiB;
@@ -92,9 +94,12 @@ export class DiskWriter {
   private readonly disk: VirtualDisk;
   private readonly unit: LogicalUnit;
   private readonly cursor: Cursor;
+  /** Whether zeros within data are worth holes. A device would be asked to discard page by page, which takes it long. */
+  private readonly thin: boolean;
   private unwritten: ByteCount = 0;
 
   private constructor(disk: VirtualDisk, unit: LogicalUnit) {
+    this.thin = unit instanceof FileUnit && unit.sparse && hasNative();
     this.disk = disk;
     this.unit = unit;
     this.cursor = new Cursor(disk.map);
@@ -124,12 +129,7 @@ export class DiskWriter {
     for (let done = 0; done < source.length; ) {
       const { place, length } = this.placeAt(offset + done, source.length - done);
       if (place === null) throw this.noPlace(offset + done, length);
-      const { unit } = this;
-      const part = source.subarray(done, done + length);
-      const pending =
-        aside && length >= LEAST_ASIDE_BYTES && unit instanceof FileUnit
-          ? unit.writeAside(place, part)
-          : unit.write(place, part);
+      const pending = this.writePart(place, source.subarray(done, done + length), aside);
       if (pending) await pending;
       done += length;
     }
@@ -137,6 +137,40 @@ export class DiskWriter {
     if (this.unwritten < WRITEBACK_BYTES) return;
     this.unwritten = 0;
     if (this.unit instanceof FileUnit) this.unit.beginWriteback();
+  }
+
+  /** Data as data; whole pages of zeros as holes, where a file can have them. */
+  private writePart(place: ByteOffset, part: Uint8Array, aside: boolean): undefined | Promise<unknown> {
+    if (!this.thin) return this.writeData(place, part, aside);
+    const end = dataUntil(part, 0, place);
+    return end === part.length ? this.writeData(place, part, aside) : this.writeThin(place, part, aside, end);
+  }
+
+  /** @param dataEnd where the data that the part begins with ends */
+  private async writeThin(
+    place: ByteOffset,
+    part: Uint8Array,
+    aside: boolean,
+    dataEnd: ByteCount,
+  ): Promise<undefined> {
+    let to = dataEnd;
+    for (let at = 0; at < part.length; to = dataUntil(part, at, place)) {
+      if (to > at) {
+        const pending = this.writeData(place + at, part.subarray(at, to), aside);
+        if (pending) await pending;
+      }
+      at = zerosUntil(part, to, place);
+      const pending = at > to ? this.unit.zero({ offset: place + to, length: at - to }) : undefined;
+      if (pending) await pending;
+    }
+    return undefined;
+  }
+
+  private writeData(place: ByteOffset, part: Uint8Array, aside: boolean): undefined | Promise<unknown> {
+    const { unit } = this;
+    return aside && part.length >= LEAST_ASIDE_BYTES && unit instanceof FileUnit
+      ? unit.writeAside(place, part)
+      : unit.write(place, part);
   }
 
   /** Makes a range read as zeros, and gives its storage back where that is possible. */

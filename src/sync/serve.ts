@@ -40,26 +40,32 @@ export async function serve(options: ListenServerOptions): Promise<DriftmapServe
   const metrics = new ServerMetrics();
   const stop = new AbortController();
   const running = new Set<Promise<void>>();
+  const carried = new Set<Transport>();
   const onTraffic = (received: ByteCount, sent: ByteCount) => metrics.traffic(received, sent);
   const take = (transport: Transport) => {
-    if (running.size >= MAX_SESSIONS) {
-      metrics.refused++;
-      options.onError?.(new DriftmapError('limit', `more than ${MAX_SESSIONS} sessions`), transport.name);
-      transport.destroy();
-      return;
-    }
     metrics.begin();
+    // Who has not proved who he is takes no place of those who have, and who has is told that there is none.
+    const admit = () => {
+      if (carried.size >= MAX_SESSIONS) {
+        metrics.refused++;
+        throw new DriftmapError('limit', `${MAX_SESSIONS} sessions are under way here: try again later`);
+      }
+      carried.add(transport);
+    };
     const onServed = (served: ServedSession) => {
       metrics.served(served);
       options.onSession?.(served);
     };
-    const session = serveSession(transport, { ...options, signal: stop.signal, onTraffic, onServed })
+    const session = serveSession(transport, { ...options, admit, signal: stop.signal, onTraffic, onServed })
       .then(() => metrics.end())
       .catch((error) => {
         metrics.failed();
         options.onError?.(error, transport.name);
       })
-      .finally(() => running.delete(session));
+      .finally(() => {
+        carried.delete(transport);
+        running.delete(session);
+      });
     running.add(session);
   };
   const { host, port, tls } = options;
@@ -73,7 +79,7 @@ export async function serve(options: ListenServerOptions): Promise<DriftmapServe
     port: listener.port,
     metrics,
     get sessions() {
-      return running.size;
+      return carried.size;
     },
     close: async (graceMs = 30_000) => {
       const closed = listener.close();

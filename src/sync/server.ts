@@ -4,7 +4,7 @@
  */
 
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { MAX_WIRE_TEXT_BYTES } from '../base/limits.ts';
+import { GREETING_MS, MAX_WIRE_TEXT_BYTES } from '../base/limits.ts';
 import { SESSION_IDLE_MS } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import { openDisk } from '../disk/open.ts';
@@ -44,6 +44,8 @@ export interface Grant {
 export interface ServeOptions {
   /** By the name that the client says; undefined refuses it. */
   readonly grant: (name: string) => Grant | undefined;
+  /** Called when the client has proved who it is; throws to refuse it. */
+  readonly admit?: (() => void) | undefined;
   readonly token?: Uint8Array | undefined;
   readonly workers?: number | undefined;
   readonly compression?: Compression | undefined;
@@ -52,6 +54,8 @@ export interface ServeOptions {
   /** Ends the session. */
   readonly signal?: AbortSignal | undefined;
   readonly onTraffic?: ((received: ByteCount, sent: ByteCount) => void) | undefined;
+  /** Called with what the client was to be told and could not be: it hears no more. */
+  readonly onUntold?: ((message: string) => void) | undefined;
   /** Called at the end of each session that ended well: one connection may carry several. */
   readonly onServed?: ((session: ServedSession) => void) | undefined;
 }
@@ -64,9 +68,6 @@ export interface ServedSession {
   readonly totals: SyncTotals;
   readonly consistent: boolean;
 }
-
-/** An unfinished greeting ends after so long. */
-const GREETING_MS = 20_000;
 
 /**
  * Serves the sessions of one connection, one after another, until the client leaves.
@@ -86,6 +87,7 @@ export async function serveSession(transport: Transport, options: ServeOptions):
     await within(connection, GREETING_MS, 'no greeting came', () =>
       welcome(connection, { token: options.token }),
     );
+    options.admit?.();
     for (let served: ServedSession | null = null; ; ) {
       const open = await nextOpen(connection, served === null);
       // The client leaves first: it has the last word to read.
@@ -105,7 +107,9 @@ export async function serveSession(transport: Transport, options: ServeOptions):
     }
   } catch (cause) {
     const error = systemError(cause, { operation: 'serve' });
-    await connection.abandon(error, hideDisk(error.message, about.grant, about.name));
+    const told = hideDisk(error.message, about.grant, about.name);
+    await connection.abandon(error, told);
+    if (!connection.toldPeer && !connection.endedByPeer) options.onUntold?.(told);
     throw error;
   } finally {
     signal?.removeEventListener('abort', stop);

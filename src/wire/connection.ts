@@ -6,11 +6,15 @@
  * make us hold is bounded, whatever it sends, and a peer that sends more than it was given is refused. Credits,
  * pings, errors and farewells cost nothing; answers to pings are dropped for a peer that does not read.
  *
- * Whatever ends a connection ends it once: the first reason is what every pending and later call throws.
+ * Whatever ends a connection ends it once: the first reason is what every pending and later call throws. What the
+ * peer says about the end goes before what the network says: who can send no more still listens for a while, and who
+ * has said why it ends does not hang up on a peer that is still sending, which would lose those words.
  */
 
 import { DriftmapError, systemError } from '../base/errors.ts';
 import {
+  LAST_WORDS_BYTES,
+  LAST_WORDS_MS,
   MAX_FRAME_BYTES,
   MAX_GREETING_BYTES,
   MAX_UNREAD_ANSWERS_BYTES,
@@ -21,10 +25,13 @@ import type { ByteCount } from '../base/units.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import { encodeFrameHead, FRAME_HEAD_BYTES, type Frame, FrameReader, fillFrameHead } from './frame.ts';
 import type { RateLimiter } from './limiter.ts';
+import { crowded } from './lobby.ts';
 import { isFree, isKnown, MessageType, messageName, OPTIONAL_FROM } from './message-types.ts';
+import type { Outgoing, Whole } from './outgoing.ts';
+import { Pulse } from './pulse.ts';
 import type { Check } from './schema.ts';
 import { errorShape, knownKind } from './session-messages.ts';
-import type { Transport } from './transport.ts';
+import { hearOut, type Transport } from './transport.ts';
 
 /** What either side may send before it has been given credit: the greeting. */
 export const FIRST_CREDIT_BYTES = MAX_GREETING_BYTES + FRAME_HEAD_BYTES;
@@ -37,27 +44,8 @@ export interface ConnectionOptions {
   readonly onTraffic?: ((received: ByteCount, sent: ByteCount) => void) | undefined;
 }
 
-interface Outgoing {
-  readonly type: number;
-  readonly parts: readonly Uint8Array[];
-  /** Head and payload in one: see `sendFrame`. */
-  readonly whole: Whole | null;
-  readonly cost: ByteCount;
-  readonly sent: () => void;
-  readonly failed: (reason: unknown) => void;
-}
-
-interface Whole {
-  readonly bytes: Uint8Array;
-  readonly free: () => void;
-}
-
 /** One message waits while another is written: the network is never idle, and what is urgent waits for two at most. */
 const MAX_UNSENT_BYTES = MAX_FRAME_BYTES + FRAME_HEAD_BYTES;
-
-/** A peer is asked for a sign of life this often before it counts as dead. */
-const TICKS = 4;
-const MAX_PINGED = 16;
 
 export class Connection {
   /** Bytes of frames, heads included. */
@@ -82,16 +70,20 @@ export class Connection {
   private worked: ByteCount = 0;
   private current: ByteCount = 0;
   private failure: DriftmapError | null = null;
+  private trusted = false;
   private leaving = false;
   private broken = false;
   private peerLeft = false;
-  private readonly timer: NodeJS.Timeout;
-  private silentTicks = 0;
+  /** The peer has said why it ends, or that it leaves. */
+  private peerSpoke = false;
+  /** Why nothing more can be sent: the way back may still work. */
+  private mute: DriftmapError | null = null;
+  private saidWhy = false;
+  /** Bytes that came after the connection could send no more, or had failed. */
+  private late: ByteCount = 0;
+  private readonly pulse: Pulse;
   private waited = 0;
   private waitingSince: number | null = null;
-  /** When pings were sent that have not been answered, in their order. */
-  private readonly pinged: number[] = [];
-  private measured: number | null = null;
 
   constructor(transport: Transport, options: ConnectionOptions = {}) {
     this.transport = transport;
@@ -101,12 +93,17 @@ export class Connection {
     readable.on('data', (chunk: Uint8Array) => this.take(chunk));
     readable.on('end', () => this.ended());
     readable.on('close', () => this.ended());
-    for (const stream of new Set([readable, writable]))
-      stream.on('error', (cause) =>
-        this.fail(systemError(cause, { path: transport.name, operation: 'connection' })),
-      );
-    this.timer = setInterval(() => this.tick(), (options.deadAfterMs ?? 60_000) / TICKS);
-    this.timer.unref();
+    const lost = (cause: unknown) => systemError(cause, { path: transport.name, operation: 'connection' });
+    readable.on('error', (cause) => this.fail(lost(cause)));
+    if (writable !== (readable as unknown)) writable.on('error', (cause) => this.becomeMute(lost(cause)));
+    if (transport.lobby) transport.lobby.drop = () => void this.abandon(crowded(transport.name));
+    this.pulse = new Pulse({
+      peer: transport.name,
+      deadAfterMs: options.deadAfterMs,
+      ask: () => void this.send(MessageType.ping).catch(() => undefined),
+      mayAsk: () => this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES,
+      onDeath: (reason) => this.fail(reason),
+    });
   }
 
   /** Whether it can still carry a session. */
@@ -116,6 +113,16 @@ export class Connection {
 
   get peer(): string {
     return this.transport.name;
+  }
+
+  /** Whether what ended it came from the peer: an error, or its farewell. */
+  get endedByPeer(): boolean {
+    return this.peerSpoke;
+  }
+
+  /** Whether the peer could be told why it ended, as far as is known here. */
+  get toldPeer(): boolean {
+    return this.saidWhy && this.mute === null;
   }
 
   /** Milliseconds that messages have waited for the network, the peer's credit or the rate, so far. */
@@ -130,11 +137,13 @@ export class Connection {
 
   /** Seconds from a ping to its answer, the shortest so far; null before the first answer. */
   get roundTrip(): number | null {
-    return this.measured;
+    return this.pulse.roundTrip;
   }
 
   /** The peer has proved who it is: it may send whole messages, and many. */
   trust(): void {
+    this.trusted = true;
+    this.transport.lobby?.leave();
     this.reader.maxPayload = MAX_FRAME_BYTES;
     this.window = WIRE_CREDIT_BYTES;
     this.grant(WIRE_CREDIT_BYTES - FIRST_CREDIT_BYTES);
@@ -146,9 +155,7 @@ export class Connection {
    * who chooses by the round trip asks again when they are not.
    */
   ping(): void {
-    // A peer that reads nothing answers nothing.
-    if (this.pinged.push(performance.now()) > MAX_PINGED) this.pinged.shift();
-    void this.send(MessageType.ping).catch(() => undefined);
+    this.pulse.ask();
   }
 
   /**
@@ -252,17 +259,28 @@ export class Connection {
         .subarray(0, MAX_WIRE_TEXT_BYTES - 4)
         .toString();
       await this.sendControl(MessageType.error, { kind: error.kind, message }).catch(() => undefined);
+      this.saidWhy = true;
     }
     this.leaving = true;
     this.fail(error);
+    if (this.toldPeer && this.trusted) await hearOut(this.transport);
     await this.close();
+  }
+
+  /** What the peer has sent before is read, in bounds: it may have said why it listens no more. */
+  private becomeMute(reason: DriftmapError): void {
+    if (this.failure || this.mute) return;
+    const { readable } = this.transport;
+    this.mute = reason;
+    if (readable.readableEnded || readable.destroyed) this.fail(reason);
+    else setTimeout(() => this.fail(reason), LAST_WORDS_MS).unref();
   }
 
   /** Ends it for a reason of ours; what waits rejects with it. */
   fail(reason: DriftmapError): void {
     if (this.failure) return;
     this.failure = reason;
-    clearInterval(this.timer);
+    this.pulse.stop();
     this.waiter?.reject(reason);
     this.waiter = null;
     for (const { failed } of this.outbox.splice(0)) failed(reason);
@@ -285,7 +303,7 @@ export class Connection {
     this.pumping = true;
     try {
       for (let next = this.outbox[0]; next !== undefined && !this.failure; next = this.outbox[0]) {
-        while (next.cost > 0 && this.credit < next.cost && !this.failure) await this.timed(this.moreCredit());
+        while ((this.mute || this.credit < next.cost) && !this.failure) await this.timed(this.moreCredit());
         const wait = next.cost > 0 ? this.options.limiter?.take(next.cost) : undefined;
         if (wait) await this.timed(wait);
         if (this.failure) return;
@@ -334,6 +352,7 @@ export class Connection {
   private readonly onWritten = () => this.written?.();
 
   private write(type: number, parts: readonly Uint8Array[], whole: Whole | null): void {
+    if (this.mute) return;
     const { writable, copies } = this.transport;
     const { sequence } = this;
     this.sequence = (this.sequence + 1) % 2 ** 32;
@@ -362,8 +381,15 @@ export class Connection {
   }
 
   private take(chunk: Uint8Array): void {
-    if (this.failure || this.broken) return;
-    this.silentTicks = 0;
+    if (this.failure || this.broken || this.mute) {
+      this.late += chunk.length;
+      if (this.late > LAST_WORDS_BYTES) {
+        if (this.mute) this.fail(this.mute);
+        this.transport.destroy();
+      }
+      if (this.failure || this.broken) return;
+    }
+    this.pulse.heard();
     this.bytesReceived += chunk.length;
     this.options.onTraffic?.(chunk.length, 0);
     try {
@@ -422,23 +448,19 @@ export class Connection {
           void this.send(MessageType.pong).catch(() => undefined);
         return;
       case MessageType.pong:
-        this.measure(this.pinged.shift());
+        this.pulse.answered();
         return;
       case MessageType.bye:
         this.peerLeft = true;
+        this.peerSpoke = true;
         this.fail(this.closedByPeer());
         return;
       default: {
         const { kind, message } = this.control(frame, errorShape);
+        this.peerSpoke = true;
         this.fail(new DriftmapError(knownKind(kind), `the other site says: ${message}`, { path: this.peer }));
       }
     }
-  }
-
-  private measure(pingedAt: number | undefined): void {
-    if (pingedAt === undefined) return;
-    const seconds = (performance.now() - pingedAt) / 1000;
-    this.measured = Math.min(this.measured ?? seconds, seconds);
   }
 
   private closedByPeer(): DriftmapError {
@@ -473,20 +495,5 @@ export class Connection {
       const where = this.reader.between ? '' : ', in the middle of a message';
       this.fail(new DriftmapError('io', `the connection was lost${where}`, { path: this.peer }));
     }
-  }
-
-  /**
-   * A tick counts only when nothing came since the last one: a process that was held up finds several seconds gone
-   * and its peer's messages waiting, and one tick then must not be taken for death.
-   */
-  private tick(): void {
-    this.silentTicks++;
-    if (this.silentTicks > TICKS) {
-      const seconds = Math.round((this.options.deadAfterMs ?? 60_000) / 1000);
-      const reason = `nothing was heard from the other site for ${seconds} s: the connection is taken for lost`;
-      this.fail(new DriftmapError('io', reason, { path: this.peer }));
-      return;
-    }
-    if (this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES) this.ping();
   }
 }

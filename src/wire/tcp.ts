@@ -4,7 +4,8 @@ import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer, connect as netConnect, type Server, type Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { MAX_SESSIONS } from '../base/limits.ts';
+import { GREETING_MS, MAX_GREETINGS, MAX_SESSIONS } from '../base/limits.ts';
+import { Lobby, type LobbyPlace } from './lobby.ts';
 import { bareHost } from './site.ts';
 import type { Transport } from './transport.ts';
 
@@ -96,7 +97,7 @@ function connectError(cause: unknown, path: string): DriftmapError {
   return systemError(cause, { path, operation: 'connect' });
 }
 
-function transportOf(socket: Socket, name: string, tls: TLSSocket | null): Transport {
+function transportOf(socket: Socket, name: string, tls: TLSSocket | null, lobby?: LobbyPlace): Transport {
   socket.setNoDelay(true);
   socket.setKeepAlive(true, 30_000);
   // RFC 9266: what both ends of this very channel know.
@@ -108,6 +109,7 @@ function transportOf(socket: Socket, name: string, tls: TLSSocket | null): Trans
     secure: tls !== null,
     binding,
     copies: true,
+    lobby,
     destroy: () => socket.destroy(),
   };
 }
@@ -136,9 +138,22 @@ export async function listenTcp({
   onTransport,
   onRefused,
 }: ListenOptions): Promise<Listener> {
+  const lobby = new Lobby();
+  /** By name: a TLS socket does not tell of the one below it. */
+  const places = new Map<string, LobbyPlace>();
+  const arrive = (socket: Socket) => {
+    const name = nameOf(socket);
+    const place = lobby.enter(String(socket.remoteAddress), () => socket.destroy());
+    places.set(name, place);
+    socket.once('close', () => {
+      place.leave();
+      if (places.get(name) === place) places.delete(name);
+    });
+  };
   const accept = (socket: Socket, secured: TLSSocket | null) => {
     try {
-      onTransport(transportOf(socket, `${socket.remoteAddress}:${socket.remotePort}`, secured));
+      const name = nameOf(socket);
+      onTransport(transportOf(socket, name, secured, places.get(name)));
     } catch (cause) {
       // It was closed while it was accepted.
       socket.destroy();
@@ -146,18 +161,23 @@ export async function listenTcp({
     }
   };
   let server: Server;
-  if (tls === null) server = createServer((socket) => accept(socket, null));
+  if (tls === null)
+    server = createServer((socket) => {
+      arrive(socket);
+      accept(socket, null);
+    });
   else {
     const mutual = tls.ca !== undefined;
     const options = { minVersion: 'TLSv1.3', requestCert: mutual, rejectUnauthorized: mutual } as const;
     const { createServer: createTlsServer } = await import('node:tls');
-    server = createTlsServer({ ...read(tls), ...options, handshakeTimeout: CONNECT_MS }, (socket) =>
+    server = createTlsServer({ ...read(tls), ...options, handshakeTimeout: GREETING_MS }, (socket) =>
       accept(socket, socket),
     );
+    server.on('connection', arrive);
     server.on('tlsClientError', (cause: Error) => onRefused?.(cause.message));
   }
-  // Twice as many as can be served: the others are told so, in a greeting of theirs.
-  server.maxConnections = 2 * MAX_SESSIONS;
+  // Twice as many as there can be: those who must go are told so first.
+  server.maxConnections = 2 * (MAX_SESSIONS + MAX_GREETINGS);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause) =>
       reject(systemError(cause, { path: `${host}:${port}`, operation: 'listen' })),
@@ -170,4 +190,8 @@ export async function listenTcp({
     port: (server.address() as AddressInfo).port,
     close: () => new Promise((resolve) => server.close(() => resolve())),
   };
+}
+
+function nameOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress}:${remotePort}`;
 }

@@ -1,7 +1,9 @@
 /** A byte stream in both directions, whatever carries it; and the one that stays within this process. */
 
 import { PassThrough, type Readable, type Writable } from 'node:stream';
+import { LAST_WORDS_MS } from '../base/limits.ts';
 import { MiB } from '../base/units.ts';
+import type { LobbyPlace } from './lobby.ts';
 
 export interface Transport {
   /** For messages: `ssh://host`, `127.0.0.1:7117`. */
@@ -17,8 +19,23 @@ export interface Transport {
   readonly binding: Uint8Array | null;
   /** Whether a chunk may be changed once its write has called back: not where the other end is handed the chunk itself. */
   readonly copies?: boolean | undefined;
+  /** Where it waits until the peer has proved who it is. */
+  readonly lobby?: LobbyPlace | undefined;
   /** Ends it at once. Idempotent. */
   destroy(): void;
+}
+
+/**
+ * Ends our way of it, and lets the peer send until it has read what came last and hangs up: closed before, a socket with
+ * unread bytes is reset, and a pipe is broken under who writes to it, before they look at what was sent to them.
+ */
+export async function hearOut({ readable, writable }: Transport): Promise<void> {
+  if (readable.readableEnded || readable.destroyed) return;
+  await new Promise<void>((resolve) => {
+    setTimeout(resolve, LAST_WORDS_MS).unref();
+    for (const event of ['end', 'close', 'error']) readable.once(event, resolve);
+    writable.end();
+  });
 }
 
 /** Two ends of one stream. What is written to the one is read from the other. */

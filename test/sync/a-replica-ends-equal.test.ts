@@ -86,6 +86,29 @@ describe('a replica', () => {
     else expect(allocated).toBeLessThanOrEqual(expected * 1.02 + 16);
   });
 
+  it.each(['here', 'here, by signature', 'far', 'far, compressed'])(
+    'stays thin between small pieces of data: %s',
+    async (where) => {
+      const bytes = new Uint8Array(16 * MiB);
+      for (let at = 20 * KiB; at < bytes.length; at += 64 * KiB) bytes.set(noise(4 * KiB, at), at);
+      const production = writeSparse(join(folder, `page of a block ${where}.raw`), bytes);
+      for (const before of [new Uint8Array(bytes.length), noise(bytes.length, 4)]) {
+        const replica = writeSparse(`${production}.${before[0]}`, before);
+        const far = where.startsWith('far');
+        await sync({
+          production,
+          replica: far ? site.grant(where, { disk: replica }) : replica,
+          ...{ token: site.token, workers, bySignature: where.endsWith('signature') },
+          compression: where.endsWith('compressed') ? 'always' : 'never',
+        });
+        expect(sameFiles(production, replica)).toBe(true);
+        const [allocated, expected] = [statSync(replica).blocks, statSync(production).blocks];
+        if (process.env.DRIFTMAP_NO_NATIVE) expect(allocated).toBeGreaterThan(0);
+        else expect(allocated).toBeLessThanOrEqual(expected * 1.02);
+      }
+    },
+  );
+
   it('grows only when asked, and is cut only when asked', async () => {
     const bytes = noise(1 * MiB, 5);
     const longer = fileOf(folder, noise(1 * MiB + 5000, 6));

@@ -1,14 +1,13 @@
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
-import { createServer, connect as netConnect } from 'node:net';
-import { userInfo } from 'node:os';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { compareSites } from '../../src/sync/compare-sites.ts';
 import { serve } from '../../src/sync/serve.ts';
 import { sync } from '../../src/sync/sync.ts';
-import { describeWith, root, temporary, tool } from '../tools.ts';
+import { describeWith, root, temporary } from '../tools.ts';
 import { changed, fileOf, KiB, MiB, noise, sameFiles, token } from './disks.ts';
+import { sshdNeeds, withSshd } from './sshd.ts';
 
 const folder = temporary();
 const command = join(root, 'dist', 'cli', 'main.js');
@@ -77,70 +76,17 @@ describe('ssh', () => {
   });
 });
 
-const sshd = tool('sshd') ?? 'sshd';
-describeWith(['ssh', 'ssh-keygen', 'sshd'], 'a real sshd', () => {
+describeWith(sshdNeeds, 'a real sshd', () => {
   it('on loopback carries a session', async () => {
-    const home = join(folder, 'sshd');
-    mkdirSync(home, { mode: 0o700 });
-    const key = join(home, 'key');
-    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
-    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(home, 'host')]);
-    execFileSync('cp', [`${key}.pub`, join(home, 'authorized')]);
-    chmodSync(join(home, 'authorized'), 0o600);
-    const port = await freePort();
-    const config = join(home, 'config');
-    writeFileSync(
-      config,
-      [
-        `Port ${port}`,
-        'ListenAddress 127.0.0.1',
-        `HostKey ${join(home, 'host')}`,
-        `AuthorizedKeysFile ${join(home, 'authorized')}`,
-        'StrictModes no',
-        'UsePAM no',
-        'PidFile none',
-        'PermitRootLogin prohibit-password',
-      ].join('\n'),
-    );
-    spawnSync('mkdir', ['-p', '/run/sshd']);
-    const server = spawn(sshd, ['-D', '-e', '-f', config], { stdio: 'ignore' });
-    try {
-      await reachable(port);
-      const ssh = `ssh -i ${key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR`;
+    await withSshd(folder, async ({ ssh, address }) => {
       const { production, replica } = pair();
-      const to = `ssh://${userInfo().username}@127.0.0.1:${port}${replica}`;
+      const to = `${address}${replica}`;
       const result = await sync({ production, replica: to, ssh, remoteCommand, workers });
       expect(result.consistent).toBe(true);
       expect(sameFiles(production, replica)).toBe(true);
-    } finally {
-      server.kill();
-    }
+    });
   });
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-async function reachable(port: number): Promise<void> {
-  for (let tries = 0; ; tries++) {
-    const open = await new Promise<boolean>((resolve) => {
-      const socket = netConnect(port, '127.0.0.1');
-      socket.once('connect', () => {
-        socket.destroy();
-        resolve(true);
-      });
-      socket.once('error', () => resolve(false));
-    });
-    if (open) return;
-    if (tries === 100) throw new Error('sshd did not start');
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 
 describeWith(['openssl'], 'TLS', () => {
   const certificates = (name: string) => {
