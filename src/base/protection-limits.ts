@@ -72,7 +72,7 @@ export const STREAM_MAX_CONFIGURATION_BYTES = 60 * KiB;
 export const STREAM_PROBES_AT_ONCE = 4;
 /** A question that production passes on to the replica, and its answer: lists of points and snapshots. */
 export const STREAM_MAX_ANSWER_BYTES = 512 * KiB;
-/** Regions of one disk's write intents: a bit and eight bytes of memory each. */
+/** Regions of one disk's write intents: a bit and sixteen bytes of memory each. */
 export const INTENT_MAX_REGIONS = 1_048_576;
 /** The least region: what is compared after a crash for each place that was being written to. */
 export const INTENT_MIN_REGION_BYTES = 4 * MiB;

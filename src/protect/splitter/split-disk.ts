@@ -8,10 +8,14 @@
  * what makes the server fast.
  *
  * The guest waits for its own disk and for intents, which lie on this host, and for nothing else.
+ *
+ * What the journal has and the disk has not flushed, a power cut takes from the disk alone. So each region remembers
+ * its last change, and each flush up to which change it vouches for: that with which it *began*. Only what is flushed
+ * may lose its intent. Flushes do not overlap, because of two that do the system tells only one of a failure; and
+ * after a failure no later flush vouches for what came before it: the system may have dropped it.
  */
 
-import { fsync } from 'node:fs';
-import { DriftmapError, systemError } from '../../base/errors.ts';
+import { DriftmapError } from '../../base/errors.ts';
 import { NBD_TURN_BYTES } from '../../base/limits.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../../base/units.ts';
 import { alignDown, alignUp, GiB, KiB, MiB } from '../../base/units.ts';
@@ -63,6 +67,15 @@ export class SplitDisk implements NbdExport {
   readonly region: ByteCount;
   /** For each region, the order number up to which the journal must be durable before its intent is cleared. */
   readonly touched: Float64Array;
+  /** Changes of the disk so far; for each region its last; and up to which of them all is durable in the disk. */
+  private changes = 0;
+  private readonly changed: Float64Array;
+  private durable = -1;
+  /** Regions of which a flush failed: what the disk will have there nobody knows. */
+  private readonly doubtful = new Set<number>();
+  private owed: unknown = null;
+  private flushing: Promise<undefined> | null = null;
+  private nextFlush: Promise<undefined> | null = null;
   writes = 0;
   writtenBytes = 0;
   failedWrites = 0;
@@ -88,6 +101,7 @@ export class SplitDisk implements NbdExport {
     this.region = intents.image.table.disks[number]!.region;
     this.regions = Math.ceil(this.size / this.region);
     this.touched = new Float64Array(this.regions);
+    this.changed = new Float64Array(this.regions);
   }
 
   read(offset: ByteOffset, target: Uint8Array): Completion {
@@ -134,13 +148,66 @@ export class SplitDisk implements NbdExport {
   }
 
   /** As the guest asks its own disk, and nobody else. */
-  flush(): Completion {
-    return new Promise((resolve, reject) => {
-      fsync(this.fd, (cause) => {
-        if (cause === null) resolve(undefined);
-        else reject(systemError(cause, { path: this.unit.name, operation: 'flush' }));
+  async flush(): Promise<undefined> {
+    const { owed } = this;
+    this.owed = null;
+    if (owed !== null) throw owed;
+    return this.flushShared();
+  }
+
+  /** The splitter's own. A failure, which the system tells once, is passed on to the guest's next flush. */
+  async flushOwn(): Promise<undefined> {
+    try {
+      return await this.flushShared();
+    } catch (error) {
+      this.owed = error;
+      throw error;
+    }
+  }
+
+  /** Those who ask while one is under way share the next. */
+  private flushShared(): Promise<undefined> {
+    this.nextFlush ??= (this.flushing ?? Promise.resolve(undefined))
+      .catch(() => undefined)
+      .then(() => {
+        this.nextFlush = null;
+        this.flushing = this.flushNow().finally(() => {
+          this.flushing = null;
+        });
+        return this.flushing;
       });
-    });
+    return this.nextFlush;
+  }
+
+  private async flushNow(): Promise<undefined> {
+    const { changes } = this;
+    try {
+      await this.unit.flushAside();
+    } catch (error) {
+      for (let region = 0; region < this.regions; region++)
+        if (this.changed[region]! > this.durable) this.doubtful.add(region);
+      this.durable = this.changes;
+      throw error;
+    }
+    this.durable = changes;
+  }
+
+  /** Whether the disk has durably what it was given in a region. */
+  isDurable(region: number): boolean {
+    return this.changed[region]! <= this.durable && !this.doubtful.has(region);
+  }
+
+  /** Whether a flush would make it so. */
+  needsFlush(region: number): boolean {
+    return this.changed[region]! > this.durable && !this.doubtful.has(region);
+  }
+
+  /** What nobody knows is compared at the next start. */
+  suspectDoubtful(): void {
+    for (const region of this.doubtful) {
+      const offset = region * this.region;
+      this.marks.suspect(offset, Math.min(this.region, this.size - offset));
+    }
   }
 
   extents(range: ByteRange, limit: number): readonly UnitExtent[] {
@@ -203,11 +270,17 @@ export class SplitDisk implements NbdExport {
   }
 
   private touch(first: number, last: number, order: number): void {
+    this.change(first, last);
     for (let region = first; region <= last; region++) this.touched[region] = order;
     if (last === this.lastRegion) return;
     // Somebody goes through the disk: what comes next is made ready, and not waited for.
     if (last === this.lastRegion + 1 && last + 1 < this.regions) this.prepare(last + 1);
     this.lastRegion = last;
+  }
+
+  private change(first: number, last: number): void {
+    this.changes++;
+    for (let region = first; region <= last; region++) this.changed[region] = this.changes;
   }
 
   private prepare(from: number): void {
@@ -222,6 +295,7 @@ export class SplitDisk implements NbdExport {
   /** Its marks keep the regions from being cleared. */
   private spoil(offset: ByteOffset, length: ByteCount): void {
     this.failedWrites++;
+    this.change(Math.floor(offset / this.region), Math.floor((offset + length - 1) / this.region));
     this.duplicator.spoilt(this, offset, length);
   }
 

@@ -77,8 +77,10 @@ export interface SplitDiskState {
   readonly failedWrites: number;
 }
 
-/** Regions that were not written to for so long, and are in the journal, are cleared. */
+/** Regions that were not written to for so long, and are in the journal and flushed, are cleared. */
 const COOL_MS = 5000;
+/** The splitter's own flushes of a disk take this share of the time at most: the guest's writes go on beside them. */
+const FLUSH_SHARE = 0.1;
 const DRAIN_MS = 5000;
 
 /**
@@ -141,12 +143,15 @@ export class Splitter {
   private readonly cooling: NodeJS.Timeout;
   /** The order number that had been acknowledged at the last round of cooling. */
   private cooledTo = 0;
+  private isCooling: Promise<void> | null = null;
+  /** By disk: when the splitter may flush it again, in milliseconds of `performance.now()`. */
+  private readonly mayFlushAt = new Map<SplitDisk, number>();
   private closing: Promise<void> | null = null;
 
   constructor(parts: SplitterParts) {
     this.parts = parts;
     this.notes = parts.notes;
-    this.cooling = setInterval(() => void this.cool(), COOL_MS);
+    this.cooling = setInterval(() => void this.coolDown(), COOL_MS);
     this.cooling.unref();
   }
 
@@ -238,10 +243,14 @@ export class Splitter {
   private async shutDown(): Promise<void> {
     const { options, held, intents, course, disks } = this.parts;
     clearInterval(this.cooling);
+    await this.isCooling;
     await Promise.all(this.servers.map((server) => server.close()));
     await course.close(options.drainMs ?? DRAIN_MS);
     try {
-      for (const disk of disks) await disk.flush();
+      for (const disk of disks) {
+        await disk.flush();
+        disk.suspectDoubtful();
+      }
       await endState(options.state, { intents, disks, sequence: course.sequence });
     } catch (cause) {
       // The intents go on speaking: the next start compares more.
@@ -252,16 +261,30 @@ export class Splitter {
     }
   }
 
-  /** Clears the intents of regions that the journal has all of and that nobody writes to any more. */
+  /** One round of cooling; called again meanwhile, it is the same round. */
+  coolDown(): Promise<void> {
+    this.isCooling ??= this.cool().finally(() => {
+      this.isCooling = null;
+    });
+    return this.isCooling;
+  }
+
+  /**
+   * Clears the intents of regions that nobody writes to any more, that the journal has all of, and that the disk has
+   * flushed since: a write that is in the journal and was never flushed is lost to the disk alone when the power fails.
+   */
   private async cool(): Promise<void> {
     const { intents, course, disks } = this.parts;
     const before = this.cooledTo;
     this.cooledTo = course.queue.acknowledged;
-    const mayCool = (disk: SplitDisk, region: number) =>
+    const isSettled = (disk: SplitDisk, region: number) =>
       disk.touched[region]! <= before &&
       !disk.marks.hasIn(region * disk.region, Math.min(disk.region, disk.size - region * disk.region));
+    const settled = (disk: SplitDisk, i: number) =>
+      [...intents.hot(i)].filter((region) => isSettled(disk, region));
+    await Promise.all(disks.map((disk, i) => this.flushFor(disk, settled(disk, i))));
     const coolable = () =>
-      disks.map((disk, i) => [...intents.hot(i)].filter((region) => mayCool(disk, region)));
+      disks.map((disk, i) => settled(disk, i).filter((region) => disk.isDurable(region)));
     if (coolable().every((regions) => regions.length === 0)) return;
     try {
       await intents.conclude({ sequence: course.sequence });
@@ -270,5 +293,20 @@ export class Splitter {
       return;
     }
     for (const [disk, regions] of coolable().entries()) intents.coolDown(disk, regions);
+  }
+
+  /** Flushes a disk whose guest does not, where that lets regions be cleared. */
+  private async flushFor(disk: SplitDisk, regions: readonly number[]): Promise<void> {
+    const began = performance.now();
+    if (began < (this.mayFlushAt.get(disk) ?? 0) || !regions.some((region) => disk.needsFlush(region)))
+      return;
+    try {
+      await disk.flushOwn();
+    } catch (error) {
+      // The regions are never cleared.
+      this.parts.options.onTrouble?.(systemError(error, { path: disk.unit.name, operation: 'flush' }));
+    }
+    const ended = performance.now();
+    this.mayFlushAt.set(disk, ended + (ended - began) * (1 / FLUSH_SHARE - 1));
   }
 }

@@ -64,9 +64,13 @@ export async function hold(
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     undo.push(lockOr(join(realpathSync(folder), 'lock'), 'this state folder is used by another splitter'));
     const units: FileUnit[] = [];
-    for (const { disk } of disks) {
+    for (const { name, disk } of disks) {
       const unit = openFileUnit(disk, { write: true });
       undo.push(() => unit.close());
+      if (unit.size === 0) {
+        const reason = `the disk '${name}' has 0 bytes, so there is nothing to protect: give it its size, or take it out of the group`;
+        throw new DriftmapError('argument', reason, { path: disk });
+      }
       undo.push(holdDisk(realpathSync(disk)));
       units.push(unit);
     }
