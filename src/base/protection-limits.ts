@@ -141,6 +141,8 @@ export const STORE_MAX_KEY_BYTES = 512;
 export const STORE_MAX_OBJECT_BYTES = 256 * MiB;
 /** Files whose sizes are asked at a time: more do not make it faster on four threads of file operations. */
 export const STORE_STATS_AT_ONCE = 64;
+/** Files being removed at a time: who asks before each is to have few on their way. */
+export const STORE_REMOVALS_AT_ONCE = 4;
 /** A file aside is a killed put's after this: no living put takes an hour for one object. */
 export const STORE_LEFTOVER_SECONDS = 3600;
 /** Between two sessions of one connection: a client that has proved who it is may think for so long, and no longer, because it takes a place. */

@@ -47,6 +47,7 @@ export const ObjectKind = {
   draft: 5,
   garbage: 6,
   sweep: 7,
+  end: 8,
 } as const;
 export type ObjectKind = (typeof ObjectKind)[keyof typeof ObjectKind];
 

@@ -34,17 +34,33 @@
  * Nothing of this is about time. The grace is there for thrift: objects of an upload that is under way, or was
  * stopped and goes on tomorrow, are named by nobody yet, and would have to be sent again if they were swept at once.
  *
- * Time comes in where somebody died. A sweep that was killed stays running for ever, so an upload takes it for dead
- * when its object was not renewed for half an hour; a sweep renews it every minute and removes nothing when the last
- * renewal is five minutes back by its own clock, which only has to run, not to be right. Ages are told by the store's
- * clock alone, from when objects were put: a host whose clock is wrong does no harm. Drafts that were not renewed for
- * a week are dead; uploads renew theirs every hour, and one that slept for days gives up.
+ * Time comes in where somebody died, or stood still: a sweep that was killed stays running for ever, so an upload takes
+ * it for dead when its object was not renewed for half an hour, by the store's clock. It may be alive all the same (a
+ * process that was stopped, a machine that slept), and must not go on removing afterwards. So whoever takes a sweep for
+ * dead first puts `ends/ID`, which the sweep never touches, then waits a minute, and only then believes it. The sweep
+ * looks whether it is there before each hundred removals, and again before any single one when it looked more than five
+ * seconds ago; it also stops by itself when its last renewal is five minutes back. Both by two clocks, of which one goes
+ * on while the machine sleeps and the other is never put back (`sweep-beat.ts`). So after `ends/ID` was put:
+ *
+ *   - a sweep that runs sees it within five seconds. What it had under way by then, one request or a few calls of the
+ *     file system, ends within the minute;
+ *   - one that stood still for half an hour sees by its clocks that it did, before the next removal, also in the
+ *     middle of a hundred;
+ *   - one whose machine stood still unseen by any of its clocks (a virtual machine that was paused, and resumed as if
+ *     no time had passed) sees `ends/ID` before the next hundred.
+ *
+ * What no store without conditional removals can call back is what stood still between looking and removing: one call
+ * of the file system in each of four lanes, or one request, which S3 refuses when its signature is a quarter of an hour
+ * old; and of the machine whose clocks saw nothing, the rest of a hundred.
+ *
+ * Ages are told by the store's clock alone, from when objects were put: a host whose clock is wrong does no harm. Drafts
+ * that were not renewed for a week are dead; uploads renew theirs every hour, and one that slept for days gives up.
  *
  * A sweep that is done is forgotten when every draft says that its upload knows it as done: uploads note so in their
  * drafts at U3, and one whose draft comes later finds it done, or gone, at its U3.
  */
 
-import { DriftmapError } from '../base/errors.ts';
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   SNAPSHOT_DRAFT_DAYS,
   SNAPSHOT_LIST_NAMES,
@@ -68,6 +84,7 @@ import {
 import { folderOf, keyOf, nameOfKey, type Repository, randomName } from './repository.ts';
 import { chooseKept, type RetentionChoice, type RetentionRules } from './retention.ts';
 import {
+  declareDead,
   defaultSweepTimes,
   encodeGarbage,
   encodeSweep,
@@ -78,6 +95,7 @@ import {
   type SweepState,
   type SweepTimes,
 } from './sweep.ts';
+import { SweepBeat } from './sweep-beat.ts';
 
 export interface PruneOptions {
   /** Which snapshots are kept; all of them when absent. */
@@ -114,7 +132,8 @@ export interface Pruned {
 }
 
 const DAY = 86_400_000;
-const REMOVED_AT_ONCE = 1000;
+/** Few: what is under way when a sweep stands still is not called back. */
+const REMOVED_AT_ONCE = 100;
 
 /**
  * @throws DriftmapError `argument` (rules), `malformed` … when a manifest or page cannot be read: then nothing is
@@ -172,7 +191,14 @@ class PruneRun {
     const beat = new SweepBeat(repository, this.times, signal);
     // Its own object tells the store's clock, so it is put even where there is nothing to sweep yet.
     const now = this.isDry ? Date.now() : await beat.begin();
-    const past = await readPast(repository, { now, grace, signal, dead: this.times.dead });
+    const past = await readPast(repository, {
+      now,
+      grace,
+      signal,
+      dead: this.times.dead,
+      settle: this.times.settle,
+      isDry: this.isDry,
+    });
     if (!this.isDry) await beat.take(past.due.map(({ name }) => name));
     this.tell('reading snapshots');
     const isAlive = ({ modified }: FoundDraft) => now - modified < SNAPSHOT_DRAFT_DAYS * DAY;
@@ -186,7 +212,7 @@ class PruneRun {
     await this.lookAtObjects(held, past, beat);
     if (this.isDry) return undefined;
     await beat.end();
-    await this.cleanUp(isAlive);
+    await this.cleanUp(now, isAlive);
     this.tell('done');
     return undefined;
   }
@@ -245,9 +271,12 @@ class PruneRun {
   private async remove(doomed: readonly { key: string; bytes: ByteCount }[], beat: SweepBeat): Promise<void> {
     if (doomed.length === 0) return;
     if (!this.isDry) {
-      await beat.beat();
       const keys = doomed.map(({ key }) => key);
-      await this.repository.store.remove(keys, { signal: this.options.signal });
+      await beat.look();
+      await this.repository.store.remove(keys, {
+        signal: this.options.signal,
+        check: () => beat.check(),
+      });
     }
     this.counts.removedObjects += doomed.length;
     this.counts.removedBytes += doomed.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -255,7 +284,7 @@ class PruneRun {
   }
 
   /** Drafts of the dead go, and sweeps that every upload has heard of. */
-  private async cleanUp(isAlive: (draft: FoundDraft) => boolean): Promise<undefined> {
+  private async cleanUp(now: number, isAlive: (draft: FoundDraft) => boolean): Promise<undefined> {
     const { repository } = this;
     const { signal } = this.options;
     const ended: { key: string; name: Uint8Array; sweep: SweepState }[] = [];
@@ -263,6 +292,11 @@ class PruneRun {
       const sweep = await readSweep(repository, name, { signal });
       if (sweep?.state === 'done') ended.push({ key, name, sweep });
     }
+    // By then whoever had stood still has gone on and stopped, or never will.
+    const over: string[] = [];
+    for (const { key, modified } of await listNamed(repository, ObjectKind.end, { signal }))
+      if (now - modified > SNAPSHOT_DRAFT_DAYS * DAY) over.push(key);
+    if (over.length > 0) await repository.store.remove(over, { signal });
     // After the sweeps: the upload of a draft that is not there yet will find them done.
     const drafts = await readDrafts(repository, { signal });
     const dead = drafts.filter((draft) => !isAlive(draft)).map(({ key }) => key);
@@ -299,19 +333,25 @@ interface PastOptions {
   readonly now: number;
   readonly grace: number;
   readonly dead: number;
+  readonly settle: number;
+  readonly isDry: boolean;
   readonly signal: AbortSignal | undefined;
 }
 
 /** What earlier runs left. Sweeps that died are ended. */
 async function readPast(
   repository: Repository,
-  { now, grace, dead, signal }: PastOptions,
+  { now, grace, dead, settle, isDry, signal }: PastOptions,
 ): Promise<PastLists> {
   const swept = new Set<string>();
   for (const { name, modified } of await listNamed(repository, ObjectKind.sweep, { signal })) {
     const sweep = await readSweep(repository, name, { signal });
     for (const list of sweep?.lists ?? []) swept.add(keyOf(ObjectKind.garbage, list));
-    if (sweep?.state === 'running' && now - modified > dead) {
+    if (!isDry && sweep?.state === 'running' && now - modified > dead) {
+      // First: whoever finds it done believes that it removes nothing any more.
+      await declareDead(repository, name, { signal });
+      await pause(settle, undefined, signal === undefined ? {} : { signal }).catch(() => undefined);
+      checkAborted(signal);
       const bytes = encodeSweep({ ...sweep, state: 'done' });
       await repository.put(ObjectKind.sweep, name, bytes, { signal });
     }
@@ -331,62 +371,6 @@ async function readPast(
   }
   const dueSince = Math.max(Number.NEGATIVE_INFINITY, ...due.map(({ modified }) => modified));
   return { due, dueNames, waitingNames, dueSince };
-}
-
-/** The object of a sweep that is under way. */
-class SweepBeat {
-  private readonly repository: Repository;
-  private readonly times: SweepTimes;
-  private readonly signal: AbortSignal | undefined;
-  private readonly name = randomName();
-  private sweep: SweepState = { state: 'running', beat: 0, lists: [] };
-  private beatAt: number | null = null;
-
-  constructor(repository: Repository, times: SweepTimes, signal: AbortSignal | undefined) {
-    this.repository = repository;
-    this.times = times;
-    this.signal = signal;
-  }
-
-  /** @returns the store's clock */
-  async begin(): Promise<number> {
-    await this.put();
-    const key = keyOf(ObjectKind.sweep, this.name);
-    for await (const { modified } of this.repository.store.list(key, { signal: this.signal }))
-      return modified;
-    throw new DriftmapError('io', 'an object that was just put is not listed: the store is not consistent', {
-      path: this.repository.pathOf(ObjectKind.sweep, this.name),
-    });
-  }
-
-  async take(lists: readonly Uint8Array[]): Promise<undefined> {
-    this.sweep = { ...this.sweep, lists };
-    return this.put();
-  }
-
-  /** Before every removal, and often enough between. @throws DriftmapError `aborted` when others may take this sweep for dead */
-  async beat(): Promise<undefined> {
-    checkAborted(this.signal);
-    if (this.times.now() - (this.beatAt ?? 0) > this.times.beat) await this.put();
-    return undefined;
-  }
-
-  async end(): Promise<undefined> {
-    this.sweep = { ...this.sweep, state: 'done' };
-    return this.put();
-  }
-
-  private async put(): Promise<undefined> {
-    const now = this.times.now();
-    if (this.beatAt !== null && now - this.beatAt > this.times.alive) {
-      const reason = 'was held up for minutes while it removed objects, so it stopped: prune again';
-      throw new DriftmapError('aborted', reason, { path: this.repository.store.name });
-    }
-    this.sweep = { ...this.sweep, beat: this.sweep.beat + 1 };
-    await this.repository.put(ObjectKind.sweep, this.name, encodeSweep(this.sweep), { signal: this.signal });
-    this.beatAt = now;
-    return undefined;
-  }
 }
 
 /** Names of new garbage, put as lists. */

@@ -71,6 +71,7 @@ const folders: Readonly<Record<ObjectKind, string>> = {
   [ObjectKind.draft]: 'drafts/',
   [ObjectKind.garbage]: 'garbage/',
   [ObjectKind.sweep]: 'sweeps/',
+  [ObjectKind.end]: 'ends/',
 };
 
 /** What all objects of a kind have keys below. */

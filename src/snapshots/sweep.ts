@@ -4,6 +4,8 @@
  *
  *   sweeps/ID    {state: running | done, beat, lists: names of the lists of garbage that it removes from}
  *   garbage/ID   {blocks, pages: names of objects that nobody referred to}
+ *   ends/ID      somebody took the sweep of that name for dead: it removes nothing any more. It is an object of its own,
+ *                which the sweep never puts, so that no renewal that was under way can replace it
  *
  * `prune.ts` argues what they are good for.
  */
@@ -18,20 +20,27 @@ import type { Draft } from './draft.ts';
 import { NAME_BYTES } from './hasher.ts';
 import { NameSet } from './name-set.ts';
 import { ObjectKind } from './object-format.ts';
-import { folderOf, nameOfKey, type Repository } from './repository.ts';
+import { folderOf, keyOf, nameOfKey, type Repository } from './repository.ts';
 import { type Tree, walkTree } from './tree.ts';
 
 export interface SweepTimes {
-  /** A sweep removes nothing when it could not renew its object for so long, by its own clock. */
+  /** A sweep removes nothing when it could not renew its object for so long, by its own clocks. */
   readonly alive: number;
+  /** For so long a sweep may remove without looking whether somebody took it for dead. */
+  readonly fresh: number;
   /** Renewed after so long. */
   readonly beat: number;
   /** One that was not renewed for so long, by the store's clock, is dead. Far more than `alive`: clocks run unevenly. */
   readonly dead: number;
   /** Between two looks at a sweep that is waited for. */
   readonly poll: number;
-  /** Milliseconds that only go on. */
-  readonly now: () => number;
+  /** Whoever takes a sweep for dead waits so long, in which what it had under way comes to its end. */
+  readonly settle: number;
+  /**
+   * In milliseconds. The one on which most has passed counts: some stand still while the machine sleeps
+   * (CLOCK_MONOTONIC does), others are put back.
+   */
+  readonly clocks: readonly (() => number)[];
 }
 
 export const defaultSweepTimes: SweepTimes = {
@@ -39,8 +48,25 @@ export const defaultSweepTimes: SweepTimes = {
   beat: 60_000,
   dead: 1_800_000,
   poll: 5_000,
-  now: () => performance.now(),
+  fresh: 5_000,
+  settle: 60_000,
+  clocks: [() => performance.now(), () => Date.now()],
 };
+
+/** A moment, from which it is told how much time has passed. */
+export class Since {
+  private readonly clocks: SweepTimes['clocks'];
+  private readonly began: readonly number[];
+
+  constructor({ clocks }: SweepTimes) {
+    this.clocks = clocks;
+    this.began = clocks.map((now) => now());
+  }
+
+  get milliseconds(): number {
+    return Math.max(...this.clocks.map((now, i) => now() - this.began[i]!));
+  }
+}
 
 export interface SweepState {
   readonly state: 'running' | 'done';
@@ -75,6 +101,27 @@ export async function readSweep(
     value.lists.every((list) => list instanceof Uint8Array && list.length === NAME_BYTES);
   if (!isRight) throw new DriftmapError('malformed', 'the sweep is not one', { path });
   return value;
+}
+
+/**
+ * Ends a sweep that was not renewed for too long. Durable when it returns; then the sweep removes nothing any more but
+ * what it had under way.
+ */
+export async function declareDead(
+  repository: Repository,
+  name: Uint8Array,
+  options: StoreOptions = {},
+): Promise<undefined> {
+  await repository.put(ObjectKind.end, name, encodeControl({}), options);
+  return undefined;
+}
+
+export function isDeclaredDead(
+  repository: Repository,
+  name: Uint8Array,
+  options: StoreOptions = {},
+): Promise<boolean> {
+  return repository.store.has(keyOf(ObjectKind.end, name), options);
 }
 
 export interface GarbageList {
@@ -198,9 +245,19 @@ export class SweepWatch {
       const now = await draft.storeTime();
       let modified = Number.NEGATIVE_INFINITY;
       for await (const object of repository.store.list(key, { signal })) modified = object.modified;
-      if (now - modified > times.dead) return sweep.lists;
-      await pause(times.poll, undefined, signal === undefined ? {} : { signal }).catch(() => undefined);
+      if (now - modified > times.dead) {
+        await declareDead(repository, name, { signal });
+        await this.pause(times.settle);
+        checkAborted(signal);
+        return sweep.lists;
+      }
+      await this.pause(times.poll);
     }
+  }
+
+  private async pause(ms: number): Promise<void> {
+    const { signal } = this.options;
+    await pause(ms, undefined, signal === undefined ? {} : { signal }).catch(() => undefined);
   }
 
   private async isAmong(trees: readonly Tree[], swept: NameSet): Promise<boolean> {

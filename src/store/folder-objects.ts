@@ -21,9 +21,13 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
-import { STORE_LEFTOVER_SECONDS, STORE_STATS_AT_ONCE } from '../base/protection-limits.ts';
+import {
+  STORE_LEFTOVER_SECONDS,
+  STORE_REMOVALS_AT_ONCE,
+  STORE_STATS_AT_ONCE,
+} from '../base/protection-limits.ts';
 import { checkAborted, checkKey, checkObjectBytes, checkPrefix, isKey } from './object-keys.ts';
-import type { ObjectStore, StoredObject, StoreOptions } from './object-store.ts';
+import type { ObjectStore, RemoveOptions, StoredObject, StoreOptions } from './object-store.ts';
 
 /**
  * @param folder is there, unless `create`: then the last part of the path is made where it is not
@@ -135,16 +139,29 @@ class FolderObjects implements ObjectStore {
     await this.checkFolder();
   }
 
-  async remove(keys: readonly string[], { signal }: StoreOptions = {}): Promise<undefined> {
+  async remove(keys: readonly string[], { signal, check }: RemoveOptions = {}): Promise<undefined> {
     for (const key of keys) checkKey(key, this.name);
     await this.checkFolder();
     const changed = new Set<string>();
-    for (let at = 0; at < keys.length; at += STORE_STATS_AT_ONCE) {
-      checkAborted(signal, this.name);
-      const some = keys.slice(at, at + STORE_STATS_AT_ONCE).map((key) => join(this.name, key));
-      const gone = await Promise.all(some.map((path) => removeFile(path)));
-      for (const [i, path] of some.entries()) if (gone[i]) changed.add(dirname(path));
-    }
+    let at = 0;
+    let failed = false;
+    const lane = async () => {
+      while (at < keys.length && !failed) {
+        const path = join(this.name, keys[at++]!);
+        try {
+          checkAborted(signal, this.name);
+          const wait = check?.();
+          if (wait) await wait;
+          if (failed) return;
+          if (await removeFile(path)) changed.add(dirname(path));
+        } catch (cause) {
+          failed = true;
+          throw cause;
+        }
+      }
+    };
+    // All have come to their end when this has, however.
+    const lanes = await Promise.allSettled(Array.from({ length: STORE_REMOVALS_AT_ONCE }, lane));
     for (const path of changed) {
       try {
         await flushFolder(path);
@@ -152,6 +169,7 @@ class FolderObjects implements ObjectStore {
         throw systemError(cause, { path, operation: 'remove' });
       }
     }
+    for (const ended of lanes) if (ended.status === 'rejected') throw ended.reason;
   }
 
   async close(): Promise<undefined> {}

@@ -10,6 +10,14 @@ export interface StoreOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+export interface RemoveOptions extends StoreOptions {
+  /**
+   * Asked right before each object is removed, or each request for many is sent, those that are tried again too: what
+   * it throws ends the call, with nothing more removed than what was under way.
+   */
+  readonly check?: (() => Promise<undefined> | undefined) | undefined;
+}
+
 /** Of S3; a token only with temporary credentials. */
 export interface StoreCredentials {
   readonly accessKeyId: string;
@@ -64,7 +72,7 @@ export interface ObjectStore {
    */
   list(prefix: string, options?: StoreOptions): AsyncIterable<StoredObject>;
   /** Keys that are not there are fine. Durable when it returns; when it throws, some may be gone. */
-  remove(keys: readonly string[], options?: StoreOptions): Promise<undefined>;
+  remove(keys: readonly string[], options?: RemoveOptions): Promise<undefined>;
   /** Lets go of connections. Nothing may be asked afterwards. */
   close(): Promise<undefined>;
 }

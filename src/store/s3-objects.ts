@@ -39,6 +39,7 @@ import { checkAborted, checkKey, checkObjectBytes, checkPrefix, isKey } from './
 import type {
   ObjectStore,
   OpenStoreOptions,
+  RemoveOptions,
   StoreCredentials,
   StoredObject,
   StoreOptions,
@@ -123,6 +124,8 @@ interface Errand {
   /** The most bytes that travel. */
   readonly bytes: ByteCount;
   readonly signal: AbortSignal | undefined;
+  /** Before each attempt. */
+  readonly check?: RemoveOptions['check'];
   readonly patience?: number;
 }
 
@@ -223,13 +226,13 @@ class S3Objects implements ObjectStore {
     } while (token !== undefined);
   }
 
-  async remove(keys: readonly string[], { signal }: StoreOptions = {}): Promise<undefined> {
+  async remove(keys: readonly string[], { signal, check }: RemoveOptions = {}): Promise<undefined> {
     for (const key of keys) checkKey(key, this.name);
     checkAborted(signal, this.name);
     const all = [...new Set(keys)];
     for (let at = 0; at < all.length; at += STORE_REMOVED_AT_ONCE) {
       let left = all.slice(at, at + STORE_REMOVED_AT_ONCE);
-      await this.ask({ verb: 'remove', path: this.name, bytes: 0, signal }, async (sending) => {
+      await this.ask({ verb: 'remove', path: this.name, bytes: 0, signal, check }, async (sending) => {
         const { prefix, bucket } = this.address;
         const Objects = left.map((key) => ({ Key: `${prefix}${key}` }));
         const command = { Bucket: bucket, Delete: { Objects, Quiet: true } };
@@ -257,14 +260,19 @@ class S3Objects implements ObjectStore {
   }
 
   private async ask<T>(errand: Errand, send: (sending: Sending) => Promise<T>): Promise<T> {
-    const { path, bytes, signal, patience = this.patience } = errand;
+    const { path, bytes, signal, check, patience = this.patience } = errand;
     const requestTimeout = (this.silence + bytes / STORE_SLOWEST_BYTES) * 1000;
     const sending = { requestTimeout, ...(signal === undefined ? {} : { abortSignal: signal }) };
     checkAborted(signal, path);
     // Many requests listen to one signal: that is no leak, and Node is not to warn of one.
     if (signal !== undefined) setMaxListeners(0, signal);
     const place = await this.placeOf(errand);
-    const attempt = () => this.gate.through(path, signal, () => send(sending));
+    const attempt = async () => {
+      // Outside of the gate: it may ask the store itself.
+      const wait = check?.();
+      if (wait) await wait;
+      return await this.gate.through(path, signal, () => send(sending));
+    };
     return await retrying(attempt, {
       path,
       patience,

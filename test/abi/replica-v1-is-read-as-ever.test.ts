@@ -60,6 +60,9 @@ describe('version 1 of what a replica keeps', () => {
     mkdirSync(journal);
     writeFileSync(replicaStatePath(journal), readFileSync(frozenState));
     expect(loadReplicaRecord(journal)).toEqual(record);
+    const snapshots = { store: '/backup', repository: 'a'.repeat(32) };
+    saveReplicaRecord(journal, { ...record, snapshots });
+    expect(loadReplicaRecord(journal)).toEqual({ ...record, snapshots });
     // What is written today is the same.
     saveReplicaRecord(journal, record);
     expect(readFileSync(replicaStatePath(journal)).equals(readFileSync(frozenState))).toBe(true);

@@ -36,6 +36,9 @@ export class StoreScheduler {
   private off = 0;
   private readonly waiting: Waiting[] = [];
   private readonly killed = new Set<number>();
+  /** Who stands still, until when; and how long each has stood still until now, unseen by one of its clocks or by both. */
+  private readonly still = new Map<number, number>();
+  private readonly slept = new Map<number, { seen: number; unseen: number }>();
 
   constructor(seed: number) {
     this.random = randomOf(seed);
@@ -71,7 +74,22 @@ export class StoreScheduler {
         });
         yield* all;
       },
-      remove: (keys, options) => wait('remove', keys[0] ?? '', () => objects.remove(keys, free(options))),
+      // One by one, as a folder does; who asks before each is asked when it is its turn, right before it is done.
+      remove: async (keys, options) => {
+        for (const key of keys) {
+          for (let done = false; !done; ) {
+            let check: Promise<undefined> | undefined;
+            done = await wait('remove', key, async () => {
+              check = options?.check?.();
+              if (check) return false;
+              await objects.remove([key]);
+              return true;
+            });
+            if (check) await check;
+          }
+        }
+        return undefined;
+      },
       close: async () => undefined,
     };
   }
@@ -80,14 +98,49 @@ export class StoreScheduler {
     this.killed.add(user);
   }
 
+  /**
+   * What a user's two clocks tell: the first stands still while its machine sleeps, the other goes on, unless the
+   * machine was paused as if no time had passed.
+   */
+  clocksOf(user: number): readonly (() => number)[] {
+    const slept = () => this.slept.get(user) ?? { seen: 0, unseen: 0 };
+    return [
+      () => this.monotonic - slept().seen - slept().unseen,
+      () => this.monotonic - slept().unseen + 7_000_000,
+    ];
+  }
+
+  /** Nothing of this user's is let through for half an hour and more. */
+  stop(user: number): void {
+    if (this.still.has(user)) return;
+    const ms = 1_860_000 + Math.floor(this.random() * 2_000_000);
+    // In the middle of removals only what its clocks see can be told.
+    const isRemoving = this.waiting.some((call) => call.user === user && call.verb === 'remove');
+    const isSeen = isRemoving || this.random() < 0.5;
+    const before = this.slept.get(user) ?? { seen: 0, unseen: 0 };
+    this.slept.set(user, {
+      seen: before.seen + (isSeen ? ms : 0),
+      unseen: before.unseen + (isSeen ? 0 : ms),
+    });
+    this.still.set(user, this.monotonic + ms);
+  }
+
   /** Lets one call through; false when none waits. */
   async step(): Promise<{ verb: string; key: string } | null> {
     await settle();
     if (this.waiting.length === 0) return null;
-    const [call] = this.waiting.splice(Math.floor(this.random() * this.waiting.length), 1);
+    for (const [user, until] of this.still) if (until <= this.monotonic) this.still.delete(user);
+    const able = this.waiting.filter(({ user }) => !this.still.has(user));
+    if (able.length === 0) {
+      // All stand still: until the first goes on.
+      this.monotonic = Math.max(this.monotonic, Math.min(...this.still.values()));
+      return this.step();
+    }
+    const call = able[Math.floor(this.random() * able.length)]!;
+    this.waiting.splice(this.waiting.indexOf(call), 1);
     this.monotonic += Math.floor(this.random() * 4000);
     if (this.random() < 0.05) this.off = Math.floor((this.random() - 0.5) * 20 * 60_000);
-    const { user, verb, key, act, answer, fail } = call!;
+    const { user, verb, key, act, answer, fail } = call;
     if (this.killed.has(user)) {
       if (this.random() < 0.5) await act().catch(() => undefined);
       return { verb, key };

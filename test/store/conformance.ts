@@ -156,6 +156,21 @@ function listings(store: Given, many: number): void {
     expect(await listed(store(), 'stop/')).toHaveLength(5);
   });
 
+  it('asks before what it removes, and removes nothing when the answer is an error', async () => {
+    const keys = Array.from({ length: 20 }, (_, i) => `asked/${i}`);
+    for (const key of keys) await store().put(key, pattern(1, 1));
+    let asked = 0;
+    const never = async () => {
+      asked++;
+      throw new DriftmapError('aborted', 'not any more');
+    };
+    await failure(store().remove(keys, { check: never }), 'aborted');
+    expect(asked).toBeGreaterThan(0);
+    expect(names(await listed(store(), 'asked/'))).toHaveLength(20);
+    await store().remove(keys, { check: () => undefined });
+    expect(await listed(store(), 'asked/')).toEqual([]);
+  });
+
   it('removes what is there and does not mind what is not', async () => {
     await store().put('gone/a', pattern(1, 1));
     await store().put('gone/b', pattern(1, 1));

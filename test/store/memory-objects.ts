@@ -2,7 +2,7 @@
 
 import { DriftmapError } from '../../src/base/errors.ts';
 import { checkAborted, checkKey, checkObjectBytes, checkPrefix } from '../../src/store/object-keys.ts';
-import type { ObjectStore, StoredObject, StoreOptions } from '../../src/store/object-store.ts';
+import type { ObjectStore, RemoveOptions, StoredObject, StoreOptions } from '../../src/store/object-store.ts';
 
 export interface MemoryObjects extends ObjectStore {
   readonly objects: Map<string, { bytes: Uint8Array; modified: number }>;
@@ -42,10 +42,13 @@ export function memoryObjects(now: () => number = Date.now): MemoryObjects {
         if (key.startsWith(prefix)) yield { key, bytes: bytes.length, modified };
       }
     },
-    async remove(keys: readonly string[], { signal }: StoreOptions = {}) {
+    async remove(keys: readonly string[], { signal, check }: RemoveOptions = {}) {
       for (const key of keys) checkKey(key, name);
       checkAborted(signal, name);
-      for (const key of keys) objects.delete(key);
+      for (const key of keys) {
+        await check?.();
+        objects.delete(key);
+      }
       return undefined;
     },
     async close() {

@@ -104,7 +104,8 @@ async function makeReplica(
     clock === undefined ? {} : { clock },
   );
   await journal.close();
-  saveReplicaRecord(side.journal, newRecord());
+  const { snapshots } = loadReplicaRecord(side.journal) ?? {};
+  saveReplicaRecord(side.journal, { ...newRecord(), ...(snapshots && { snapshots }) });
 }
 
 function noJournal({ group }: GroupFile, { journal }: ReplicaSide): DriftmapError {
@@ -150,7 +151,9 @@ export function removeJournal({ journal }: ReplicaSide): void {
     for (const name of names)
       if (name === GROUP_FILE || name === POSITION_FILE || ours.test(name)) unlinkSync(join(journal, name));
     realFolder(journal).sync();
-    saveReplicaRecord(journal, newRecord());
+    // Where its snapshots are is true of the group, whatever its journal.
+    const { snapshots } = loadReplicaRecord(journal) ?? {};
+    saveReplicaRecord(journal, { ...newRecord(), ...(snapshots && { snapshots }) });
   } catch (cause) {
     throw systemError(cause, { path: journal, operation: 'remove' });
   } finally {

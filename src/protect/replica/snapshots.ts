@@ -261,16 +261,31 @@ export class Snapshots {
       const reason = "replica.snapshots: expected a 'store' to take snapshots into";
       throw new DriftmapError('argument', reason, { path: this.group.file.path });
     }
-    const store = await openObjectStore(schedule.store, { create: true });
+    const store = await openObjectStore(schedule.store);
     try {
       const key = schedule.key === null ? null : readKeyFile(schedule.key);
       const repository = await openRepository(store, { key, signal }).catch((error: unknown) => {
         if (!(error instanceof DriftmapError) || error.kind !== 'not-found') throw error;
+        this.checkNew(store.name, schedule.store);
         return createRepository(store, { key, signal });
       });
+      const { snapshots } = this.group.record;
+      if (snapshots?.store !== schedule.store || snapshots.repository !== repository.id)
+        this.group.update({ snapshots: { store: schedule.store, repository: repository.id } });
       return await act(repository, signal);
     } finally {
       await store.close();
     }
+  }
+
+  /**
+   * A folder that was a repository and is none is most likely the one below a disk that is not mounted: what went there
+   * would be found by nobody. @throws DriftmapError `not-found`
+   */
+  private checkNew(path: string, store: string): void {
+    const known = this.group.record.snapshots;
+    if (known?.store !== store) return;
+    const reason = `there is no repository of snapshots here any more, and there was one (${known.repository.slice(0, 8)}): mount the disk that holds it, or begin a new one with 'driftmap snapshots init'`;
+    throw new DriftmapError('not-found', reason, { path });
   }
 }

@@ -46,6 +46,14 @@ export interface FailedOver {
   readonly generations: Readonly<Record<string, string>>;
 }
 
+/** Where the group's snapshots are. */
+export interface SnapshotPlace {
+  /** The store's address, as the group file has it. */
+  readonly store: string;
+  /** Of the repository in it: 32 hexadecimal digits. */
+  readonly repository: string;
+}
+
 export interface ReplicaRecord {
   /**
    * 32 hexadecimal digits: another one whenever the journal no longer follows from what production has sent
@@ -58,6 +66,8 @@ export interface ReplicaRecord {
   readonly failedOver: FailedOver | null;
   /** The journal is being removed, to be made anew. */
   readonly renewing: boolean;
+  /** Absent until the group's store was used. From then on no repository is made there without being asked for. */
+  readonly snapshots?: SnapshotPlace | undefined;
 }
 
 export function newHistory(): string {
@@ -94,14 +104,25 @@ export function loadReplicaRecord(journal: string): ReplicaRecord | null {
 }
 
 function isRecord(value: unknown): value is ReplicaRecord {
-  if (!hasKeys(value, ['history', 'hold', 'rolled', 'failedOver', 'renewing'])) return false;
-  const { history, hold, rolled, failedOver, renewing } = value;
+  const { snapshots, ...rest } = (value ?? {}) as Record<string, unknown>;
+  if (snapshots !== undefined && !isPlace(snapshots)) return false;
+  if (!hasKeys(rest, ['history', 'hold', 'rolled', 'failedOver', 'renewing'])) return false;
+  const { history, hold, rolled, failedOver, renewing } = rest;
   if (typeof history !== 'string' || !/^[0-9a-f]{32}$/.test(history) || typeof renewing !== 'boolean')
     return false;
   return (
     (hold === null || (hasKeys(hold, ['sequence', 'why']) && isCount(hold.sequence) && isText(hold.why))) &&
     (rolled === null || isRolled(rolled)) &&
     (failedOver === null || isFailedOver(failedOver))
+  );
+}
+
+function isPlace(value: unknown): boolean {
+  return (
+    hasKeys(value, ['store', 'repository']) &&
+    isText(value.store) &&
+    typeof value.repository === 'string' &&
+    /^[0-9a-f]{32}$/.test(value.repository)
   );
 }
 

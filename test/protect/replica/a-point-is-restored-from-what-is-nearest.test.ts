@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { hostReplica } from '../../../src/protect/replica/host.ts';
@@ -21,6 +21,7 @@ function difference(folder: string, model: Model, sequence: number): string | nu
 it('a point is restored from the journal, else from the nearest snapshot not after it', async () => {
   const folder = temporary();
   const file = groupFile(folder, { snapshots: { store: 'store' } });
+  mkdirSync(join(folder, 'store'));
   let now = new Date(2026, 2, 1, 12).getTime();
   const modelled = await Modelled.create(file, 47, () => now);
   const { group, model } = modelled;

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { hostReplica } from '../../../src/protect/replica/host.ts';
@@ -18,6 +18,7 @@ describe('snapshots of a group', () => {
   it('are taken from the journal: the first reads the disks, others only what changed', async () => {
     const folder = temporary();
     const file = groupFile(folder, { snapshots: { store: 'store' } });
+    mkdirSync(join(folder, 'store'));
     await (await Modelled.create(file, 41)).group.close();
     const host = await hostReplica(file);
     const modelled = new Modelled(host.group, 42);
@@ -58,6 +59,7 @@ describe('snapshots of a group', () => {
   it('are taken by schedule, when there is something new, and as many are kept as is said', async () => {
     const folder = temporary();
     const file = groupFile(folder, { snapshots: { store: 'store', every: '1s', keep: { last: 1 } } });
+    mkdirSync(join(folder, 'store'));
     await (await Modelled.create(file, 43)).group.close();
     const host = await hostReplica(file);
     const modelled = new Modelled(host.group, 44);
@@ -86,5 +88,42 @@ describe('snapshots of a group', () => {
     await until('it is told', () => host.snapshots.state().trouble !== null);
     expect(host.snapshots.state().last).toBeNull();
     await host.close();
+  });
+
+  it('go into no folder that was their store and is empty: its disk is not mounted', async () => {
+    const folder = temporary();
+    const store = join(folder, 'store');
+    const file = groupFile(folder, { snapshots: { store: 'store' } });
+    const modelled = await Modelled.create(file, 49);
+    await modelled.group.close();
+    // Nor is one made where there never was a folder.
+    expect((await run('snapshots', 'take', file.path)).stderr).toMatch(/no such folder: make it/);
+    expect(existsSync(store)).toBe(false);
+    mkdirSync(store);
+    expect(await run('snapshots', 'take', file.path)).toMatchObject({ status: 0, stderr: '' });
+    renameSync(store, join(folder, 'unmounted'));
+    mkdirSync(store);
+    const refused = await run('snapshots', 'take', file.path);
+    expect(refused.status).toBe(2);
+    expect(refused.stderr).toMatch(/no repository of snapshots here any more.*mount the disk that holds it/);
+    expect(readdirSync(store)).toEqual([]);
+    // The schedule does not make one either; and a journal that is made anew remembers.
+    const host = await hostReplica(groupFile(folder, { snapshots: { store: 'store', every: '1s' } }));
+    await until('it is told', () => /mount the disk/.test(host.snapshots.state().trouble ?? ''));
+    host.group.update({ renewing: true });
+    await host.close();
+    expect((await run('snapshots', 'take', file.path)).stderr).toMatch(/mount the disk/);
+    expect(readdirSync(store)).toEqual([]);
+    // Mounted again, it goes on; and somebody may begin anew.
+    renameSync(store, join(folder, 'empty'));
+    renameSync(join(folder, 'unmounted'), store);
+    const again = await hostReplica(file);
+    await again.group.resume();
+    expect(await again.snapshots.take()).toMatchObject({ blocksSent: 0 });
+    await again.close();
+    renameSync(store, join(folder, 'unmounted'));
+    mkdirSync(store);
+    expect(await run('snapshots', 'init', store)).toMatchObject({ status: 0 });
+    expect(await run('snapshots', 'take', file.path)).toMatchObject({ status: 0 });
   });
 });
