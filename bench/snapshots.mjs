@@ -47,7 +47,8 @@ const noise = randomBytes(17 * MiB);
 
 const kinds = values.disks.split(',');
 for (const kind of kinds) makeDisk(kind);
-if (positionals.length > 0) for (const address of positionals) await measure(address, address, {});
+if (positionals.length > 0)
+  for (const address of positionals) await measure(address, address, { create: true });
 else {
   await measure('a folder', join(folder, 'store'), { create: true });
   if (!values.smoke) await measureCeph();
@@ -65,14 +66,15 @@ function makeDisk(kind) {
   closeSync(fd);
 }
 
-/** Packs to about a third, as texts and programs do. */
-function readable(seed) {
+/** Packs to about a third, as texts and programs do; another one for each place of a disk. */
+function readable(place) {
   const words = Array.from({ length: 400 }, (_, i) =>
     `${((i + 1) * 2654435761) % 1e9}`.slice(0, 2 + (i % 8)),
   );
   const text = [];
-  for (let length = 0, at = seed % MiB; length < MiB; ) {
-    const word = words[noise.readUInt16LE((at += 2) % (16 * MiB)) % words.length];
+  let at = (place / MiB) * 10_007 * 2;
+  for (let length = 0; length < MiB; at += 2) {
+    const word = words[noise.readUInt16LE(at % (16 * MiB)) % words.length];
     text.push(word);
     length += word.length + 1;
   }
@@ -129,7 +131,7 @@ async function upload(open, unit, then) {
   objects.length = 0;
   const result = await timed(() => take(repository, unit, null, null));
   const all = objects.slice();
-  if (then !== null) await useIt(repository, unit, result.value, { ...then, part });
+  if (then !== null) await useIt(repository, result.value, { ...then, part });
   const keys = [];
   for await (const { key: found } of store.list('')) keys.push(found);
   await store.remove(keys);
@@ -163,7 +165,7 @@ async function putAll(open, objects) {
 }
 
 /** A hundredth changed and taken again; restored; read by NBD. */
-async function useIt(repository, unit, first, { name, kind, address, options, part }) {
+async function useIt(repository, first, { name, kind, address, options, part }) {
   const changed = [];
   const block = 64 * 1024;
   for (let at = 0; at < size; at += 100 * block)
