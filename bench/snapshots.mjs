@@ -10,7 +10,16 @@
 
 import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { accessSync, closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -63,6 +72,8 @@ function makeDisk(kind) {
     const bytes = isOdd && kind === 'half' ? readable(at) : randomBytes(MiB);
     writeSync(fd, bytes, 0, MiB, at);
   }
+  // Else the store's flushes write it.
+  fsyncSync(fd);
   closeSync(fd);
 }
 
@@ -104,6 +115,11 @@ async function measure(name, address, options) {
       }
     }
     await unit.close();
+    if (process.env.EACH)
+      console.log(
+        uploads.map((r) => r.seconds.toFixed(2)),
+        puts.map((r) => r.seconds.toFixed(2)),
+      );
     const taken = median(uploads);
     const put = median(puts);
     const ratio = put.seconds / taken.seconds;
