@@ -12,6 +12,8 @@ export class ExtentCursor {
   private readonly unit: LogicalUnit;
   private answer: readonly UnitExtent[] = [];
   private next = 0;
+  /** The last answer: whoever reads it piece by piece asks again for each. */
+  private run = { isZero: false, start: 0, end: 0 };
 
   constructor(unit: LogicalUnit) {
     this.unit = unit;
@@ -19,18 +21,20 @@ export class ExtentCursor {
 
   /** Whether zeros or data begin at an offset, and how far they are known to go, at most to `end`. */
   async runAt(offset: ByteOffset, end: ByteOffset): Promise<{ isZero: boolean; end: ByteOffset }> {
+    const { run } = this;
+    if (offset >= run.start && offset < run.end) return { isZero: run.isZero, end: Math.min(run.end, end) };
     const first = await this.extentAt(offset, end);
     const isZero = first.kind !== 'data';
     let to = first.offset + first.length;
     // Zero and unallocated are the same here.
-    while (to < end) {
+    // Of data a window is enough: it is read before more is asked for.
+    while (to < end && (isZero || to - offset < WINDOW)) {
       const extent = await this.extentAt(to, end);
       if ((extent.kind !== 'data') !== isZero) break;
       to = extent.offset + extent.length;
-      // Of data a window is enough: it is read before more is asked for.
-      if (!isZero && to - offset >= WINDOW) break;
     }
-    return { isZero, end: Math.min(to, end) };
+    this.run = { isZero, start: offset, end: Math.min(to, end) };
+    return { isZero, end: this.run.end };
   }
 
   private async extentAt(offset: ByteOffset, end: ByteOffset): Promise<UnitExtent> {

@@ -15,7 +15,7 @@
 import { randomBytes } from 'node:crypto';
 import { DriftmapError } from '../base/errors.ts';
 import { DEFAULT_SNAPSHOT_BLOCK_SIZE, SNAPSHOT_MAX_MANIFEST_BYTES } from '../base/protection-limits.ts';
-import type { ByteCount } from '../base/units.ts';
+import type { ByteCount, ByteOffset } from '../base/units.ts';
 import { decodeControl, encodeControl } from '../codec/control.ts';
 import type { ObjectStore, StoreOptions } from '../store/object-store.ts';
 import { hasher } from './hasher.ts';
@@ -25,9 +25,11 @@ import {
   bestCompression,
   type Compression,
   decodeObject,
+  encodeInPlace,
   encodeObject,
   knowsCompression,
   ObjectKind,
+  plainAt,
 } from './object-format.ts';
 import { MAX_PAGE_BYTES, Page } from './page.ts';
 
@@ -121,11 +123,22 @@ export class Repository {
     return pathIn(this.store, keyOf(kind, name));
   }
 
-  /** An object ready to be put. @param isWorth whether to try compressing it */
-  encode(kind: ObjectKind, name: Uint8Array, plain: Uint8Array, isWorth = true): Promise<Uint8Array> {
+  /** Where the plain bytes of an object lie in a buffer of `objectBuffer`, before it is encoded there. */
+  get plainAt(): ByteOffset {
+    return plainAt(this.keys);
+  }
+
+  /** An object ready to be put, in the buffer where its plain bytes lie. @param isWorth whether to try compressing it */
+  encodeInPlace(
+    kind: ObjectKind,
+    name: Uint8Array,
+    buffer: Uint8Array,
+    length: ByteCount,
+    isWorth: boolean,
+  ): Promise<Uint8Array> {
     const { keys } = this;
     const compression = isWorth ? this.compression : 'none';
-    return encodeObject(kind, name, plain, { compression, keys });
+    return encodeInPlace(kind, name, buffer, length, { compression, keys });
   }
 
   /** Puts an object; returns how many bytes were sent. @throws DriftmapError what the store throws */
@@ -135,7 +148,8 @@ export class Repository {
     plain: Uint8Array,
     options: StoreOptions = {},
   ): Promise<ByteCount> {
-    const bytes = await this.encode(kind, name, plain);
+    const { compression, keys } = this;
+    const bytes = await encodeObject(kind, name, plain, { compression, keys });
     await this.store.put(keyOf(kind, name), bytes, options);
     return bytes.length;
   }

@@ -1,7 +1,8 @@
 /**
  * Sends what a store does not have. Every block and page comes by once; what was seen in this run, or is in the
- * store, is not sent. The store is asked object by object at first; when the questions become many, all its names are
- * listed, which takes one request for a thousand.
+ * store, is not sent. The store is asked object by object at first. After a few questions it is asked for all its names,
+ * which settles it where they are few, as in a fresh repository; when the questions become many, they are listed
+ * however many they are, a thousand a request.
  */
 
 import {
@@ -13,8 +14,10 @@ import type { ByteCount } from '../base/units.ts';
 import type { RateLimiter } from '../wire/limiter.ts';
 import { Crew } from './crew.ts';
 import { NameSet } from './name-set.ts';
-import { ObjectKind } from './object-format.ts';
+import { ObjectKind, objectBuffer } from './object-format.ts';
+import { MAX_PAGE_BYTES } from './page.ts';
 import { folderOf, keyOf, nameOfKey, type Repository } from './repository.ts';
+import { Trials } from './trials.ts';
 
 export interface UploaderOptions {
   readonly connections?: number | undefined;
@@ -22,9 +25,10 @@ export interface UploaderOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** After a block that did not give way, twice as many as the last time are not tried. */
-const FIRST_PAUSE = 2;
-const LONGEST_PAUSE = 32;
+/** Names that a store has at most, for it to be asked for all of them after a few questions: one page of a listing. */
+const FEW_NAMES = 1000;
+/** Questions before that. */
+const FIRST_LOOKUPS = 8;
 
 type Named = typeof ObjectKind.block | typeof ObjectKind.page;
 
@@ -39,9 +43,9 @@ export class Uploader {
   private readonly crew: Crew;
   private readonly there: Record<Named, StoredNames>;
   private readonly seen: Record<Named, NameSet>;
-  private pause = FIRST_PAUSE;
-  private skip = 0;
-  private tried = 0;
+  private readonly trials = new Trials();
+  /** As long as a block and what an object has besides; nobody uses them now. */
+  private readonly buffers: Uint8Array[] = [];
 
   constructor(repository: Repository, { connections, limiter, signal }: UploaderOptions) {
     this.repository = repository;
@@ -67,8 +71,8 @@ export class Uploader {
       return undefined;
     }
     if (!seen.isFull) seen.add(name);
-    const plain = new Uint8Array(bytes);
-    return this.crew.add(plain.length, () => this.sendOne(kind, name, plain));
+    // They are copied when there is room, before this returns.
+    return this.crew.add(bytes.length, () => this.sendCopy(kind, name, bytes));
   }
 
   done(): Promise<undefined> {
@@ -79,14 +83,24 @@ export class Uploader {
     return this.crew.abandon(error);
   }
 
-  private async sendOne(kind: Named, name: Uint8Array, plain: Uint8Array): Promise<void> {
+  /** Memory of this size is expensive to have anew, ten times as much as copying into it: so it is used again. */
+  private async sendCopy(kind: Named, name: Uint8Array, plain: Uint8Array): Promise<void> {
+    const { repository, buffers } = this;
+    const buffer = buffers.pop() ?? objectBuffer(Math.max(repository.blockSize, MAX_PAGE_BYTES));
+    buffer.set(plain, repository.plainAt);
+    // A failure ends all: a store that gave up on a put may still hold its buffer, which nobody gets any more.
+    await this.sendOne(kind, name, buffer, plain.length);
+    buffers.push(buffer);
+  }
+
+  private async sendOne(kind: Named, name: Uint8Array, buffer: Uint8Array, length: ByteCount): Promise<void> {
     const { repository, crew } = this;
     if (await this.there[kind].has(name)) {
       if (kind === ObjectKind.block) this.blocksKnown++;
       return;
     }
     crew.check();
-    const bytes = await this.encode(kind, name, plain);
+    const bytes = await this.encode(kind, name, buffer, length);
     const wait = this.limiter?.take(bytes.length);
     if (wait) await wait;
     crew.check();
@@ -96,19 +110,17 @@ export class Uploader {
     else this.pagesSent++;
   }
 
-  /** Blocks that do not give way come in runs: after one, some are not tried. */
-  private async encode(kind: Named, name: Uint8Array, plain: Uint8Array): Promise<Uint8Array> {
-    // Of many at a time one tells; all are tried as long as they give way.
-    const isTried = this.skip === 0 && (this.pause === FIRST_PAUSE || this.tried === 0);
-    if (!isTried) {
-      this.skip = Math.max(0, this.skip - 1);
-      return this.repository.encode(kind, name, plain, false);
-    }
-    this.tried++;
-    const bytes = await this.repository.encode(kind, name, plain).finally(() => this.tried--);
-    const gaveWay = bytes.length < plain.length;
-    this.pause = gaveWay ? FIRST_PAUSE : Math.min(2 * this.pause, LONGEST_PAUSE);
-    if (!gaveWay) this.skip = this.pause;
+  private async encode(
+    kind: Named,
+    name: Uint8Array,
+    buffer: Uint8Array,
+    length: ByteCount,
+  ): Promise<Uint8Array> {
+    const { repository, trials } = this;
+    const at = repository.plainAt;
+    const trial = repository.compression === 'none' ? null : trials.begin(buffer.subarray(at, at + length));
+    const bytes = await repository.encodeInPlace(kind, name, buffer, length, trial !== null);
+    if (trial !== null) trials.end(trial, bytes.length < length);
     return bytes;
   }
 }
@@ -119,6 +131,8 @@ class StoredNames {
   private readonly kind: Named;
   private readonly signal: AbortSignal;
   private lookups = 0;
+  /** Whether the store has few names: then they are listed at once. */
+  private few: Promise<Listed> | null = null;
   /** What was listed; null before. */
   private listing: Promise<Listed> | null = null;
 
@@ -130,9 +144,11 @@ class StoredNames {
 
   async has(name: Uint8Array): Promise<boolean> {
     const { repository, kind, signal } = this;
-    if (this.listing === null && this.lookups >= SNAPSHOT_LOOKUPS) this.listing = this.list();
-    if (this.listing !== null) {
-      const { names, isWhole } = await this.listing;
+    if (this.lookups >= FIRST_LOOKUPS) this.few ??= this.list(FEW_NAMES);
+    if (this.lookups >= SNAPSHOT_LOOKUPS) this.listing ??= this.list(SNAPSHOT_KNOWN_NAMES / 2);
+    for (const listing of [this.few, this.listing]) {
+      if (listing === null) continue;
+      const { names, isWhole } = await listing;
       if (names.has(name)) return true;
       if (isWhole) return false;
     }
@@ -140,9 +156,9 @@ class StoredNames {
     return repository.store.has(keyOf(kind, name), { signal });
   }
 
-  private async list(): Promise<Listed> {
+  private async list(most: number): Promise<Listed> {
     const { repository, kind, signal } = this;
-    const names = new NameSet(SNAPSHOT_KNOWN_NAMES / 2);
+    const names = new NameSet(most);
     for await (const { key } of repository.store.list(folderOf(kind), { signal })) {
       const name = nameOfKey(key);
       if (name !== null) names.add(name);

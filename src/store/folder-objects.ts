@@ -14,11 +14,12 @@
  * would fill the wrong one and a listing would say that there is nothing. So the folder is known by its device and
  * inode, and where an answer would be wrong if it were another, it is looked at again.
  *
- * Calls of the file system are asynchronous: a flush takes milliseconds, and many puts share them.
+ * Calls of the file system are asynchronous: a flush takes milliseconds, and many puts share them. Puts that end
+ * together in one folder share its flush, and those that begin together the look at the store's own folder.
  */
 
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, stat, unlink } from 'node:fs/promises';
+import { mkdir, readdir, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import {
@@ -26,8 +27,19 @@ import {
   STORE_REMOVALS_AT_ONCE,
   STORE_STATS_AT_ONCE,
 } from '../base/protection-limits.ts';
+import {
+  closeAside,
+  closeNow,
+  flushDescriptor,
+  openDescriptor,
+  readSome,
+  renameFile,
+  statDescriptor,
+  writeSome,
+} from './descriptors.ts';
 import { checkAborted, checkKey, checkObjectBytes, checkPrefix, isKey } from './object-keys.ts';
 import type { ObjectStore, RemoveOptions, StoredObject, StoreOptions } from './object-store.ts';
+import { Together } from './together.ts';
 
 /**
  * @param folder is there, unless `create`: then the last part of the path is made where it is not
@@ -51,11 +63,19 @@ interface FolderId {
   readonly inode: number;
 }
 
+interface FolderFlush {
+  readonly together: Together;
+  waiting: number;
+}
+
 class FolderObjects implements ObjectStore {
   readonly name: string;
   private readonly id: FolderId;
   /** Folders that are there and durable, as far as we made sure, by their paths below the store's folder. */
   private readonly made = new Map<string, Promise<undefined>>();
+  /** Of folders in which puts end just now, by their paths. */
+  private readonly flushes = new Map<string, FolderFlush>();
+  private readonly look = new Together(() => this.lookAtFolder());
 
   constructor(folder: string, id: FolderId) {
     this.name = folder;
@@ -72,7 +92,8 @@ class FolderObjects implements ObjectStore {
         checkAborted(signal, path);
         try {
           await this.makeFolders(dirname(key));
-          await writeFileAtomically(path, bytes, signal);
+          await writeFileAside(path, bytes, signal);
+          await this.flushTogether(dirname(path));
           return;
         } catch (cause) {
           // Another process took the folder or the file aside: see above. What keeps doing so is a fault.
@@ -130,7 +151,7 @@ class FolderObjects implements ObjectStore {
       for (let at = 0; at < keys.length; at += STORE_STATS_AT_ONCE) {
         checkAborted(signal, this.name);
         const some = keys.slice(at, at + STORE_STATS_AT_ONCE);
-        for (const found of await Promise.all(some.map((key) => this.look(key)))) {
+        for (const found of await Promise.all(some.map((key) => this.statOf(key)))) {
           if (found !== null) yield found;
         }
       }
@@ -175,7 +196,7 @@ class FolderObjects implements ObjectStore {
   async close(): Promise<undefined> {}
 
   /** What has the key, if it is an object. */
-  private async look(key: string): Promise<StoredObject | null> {
+  private async statOf(key: string): Promise<StoredObject | null> {
     const path = join(this.name, key);
     try {
       const stats = await stat(path);
@@ -197,7 +218,11 @@ class FolderObjects implements ObjectStore {
   }
 
   /** @throws DriftmapError `not-found` when the store's folder is gone, or another one is in its place */
-  private async checkFolder(): Promise<undefined> {
+  private checkFolder(): Promise<undefined> {
+    return this.look.run();
+  }
+
+  private async lookAtFolder(): Promise<undefined> {
     let reason = 'the folder of the store is gone';
     try {
       const { dev, ino } = await stat(this.name);
@@ -207,6 +232,21 @@ class FolderObjects implements ObjectStore {
       if (!isAbsent(cause)) throw systemError(cause, { path: this.name, operation: 'open' });
     }
     throw new DriftmapError('not-found', reason, { path: this.name });
+  }
+
+  /** Makes durable what was renamed into a folder before this call. */
+  private async flushTogether(path: string): Promise<undefined> {
+    let flush = this.flushes.get(path);
+    if (flush === undefined) {
+      flush = { together: new Together(() => flushFolder(path)), waiting: 0 };
+      this.flushes.set(path, flush);
+    }
+    flush.waiting++;
+    try {
+      await flush.together.run();
+    } finally {
+      if (--flush.waiting === 0) this.flushes.delete(path);
+    }
   }
 
   /** @param folder below the store's; `.` for that one itself */
@@ -232,53 +272,53 @@ async function makeFolder(path: string): Promise<undefined> {
   await flushFolder(dirname(path));
 }
 
-async function writeFileAtomically(
+/** Flushed and under its name; the name is durable when its folder is flushed. */
+async function writeFileAside(
   path: string,
   bytes: Uint8Array,
   signal: AbortSignal | undefined,
 ): Promise<undefined> {
   const aside = join(dirname(path), `${asideStart}${randomBytes(8).toString('hex')}${asideEnd}`);
   try {
-    const file = await open(aside, 'wx', 0o666);
-    try {
-      await writeWhole(file, bytes);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    await writeFlushed(aside, bytes);
     checkAborted(signal, path);
-    await rename(aside, path);
+    await renameFile(aside, path);
   } catch (cause) {
     // The error that brought us here is the one to report.
     await unlink(aside).catch(() => {});
     throw cause;
   }
-  await flushFolder(dirname(path));
 }
 
-async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<undefined> {
-  for (let at = 0; at < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, at, bytes.length - at, at);
-    at += bytesWritten;
+async function writeFlushed(path: string, bytes: Uint8Array): Promise<undefined> {
+  const file = await openDescriptor(path, 'wx', 0o666);
+  try {
+    for (let at = 0; at < bytes.length; ) at += await writeSome(file, bytes, at);
+    await flushDescriptor(file);
+  } catch (cause) {
+    await closeAside(file).catch(() => {});
+    throw cause;
   }
+  closeNow(file);
 }
 
 async function readWhole(path: string): Promise<Uint8Array> {
-  const file = await open(path, 'r');
+  const file = await openDescriptor(path, 'r');
   try {
-    const stats = await file.stat();
+    const stats = await statDescriptor(file);
     if (!stats.isFile()) throw new DriftmapError('not-found', 'no such object: a folder is there', { path });
     checkObjectBytes(stats.size, path);
-    const bytes = new Uint8Array(stats.size);
+    // Every byte of it is read over; zeroing it first would cost as much as reading.
+    const bytes = Buffer.allocUnsafeSlow(stats.size);
     for (let at = 0; at < bytes.length; ) {
-      const { bytesRead } = await file.read(bytes, at, bytes.length - at, at);
+      const count = await readSome(file, bytes, at);
       // Objects are replaced, never changed: somebody else did this.
-      if (bytesRead === 0) throw new DriftmapError('io', 'became shorter while it was read', { path });
-      at += bytesRead;
+      if (count === 0) throw new DriftmapError('io', 'became shorter while it was read', { path });
+      at += count;
     }
-    return bytes;
+    return new Uint8Array(bytes.buffer);
   } finally {
-    await file.close();
+    closeNow(file);
   }
 }
 
@@ -295,14 +335,14 @@ async function removeFile(path: string): Promise<boolean> {
 
 /** Some file systems cannot flush a folder and say EINVAL; they order renames themselves. */
 async function flushFolder(path: string): Promise<undefined> {
-  const folder = await open(path, 'r');
+  const folder = await openDescriptor(path, 'r');
   try {
-    await folder.sync();
+    await flushDescriptor(folder);
   } catch (cause) {
     const code = codeOf(cause);
     if (code !== 'EINVAL' && code !== 'ENOTSUP') throw cause;
   } finally {
-    await folder.close();
+    closeNow(folder);
   }
 }
 
