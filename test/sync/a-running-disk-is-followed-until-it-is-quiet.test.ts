@@ -138,7 +138,8 @@ describe('a production disk that is written to', () => {
     const passes: number[] = [];
     let resumed = 0;
     const live = liveFromMarks(marks, {
-      threshold: 3 * BLOCK,
+      // So that the writes of the second pass come before it is quiet.
+      threshold: 0,
       onPass: ({ markedBytes, quiet }) => {
         passes.push(markedBytes / BLOCK);
         // While the pass runs: six blocks, three of them again, then none.
@@ -169,6 +170,46 @@ describe('a production disk that is written to', () => {
     const next = await sync({ production, replica, workers: 1 });
     expect(next.dataBytes).toBe(BLOCK);
     expect(sameFiles(production, replica)).toBe(true);
+  });
+
+  it.each([
+    ['marks that are taken', false, 7 * MiB],
+    ['marks that only grow', true, 7 * MiB],
+    ['the generation, where a block is marked already', true, 0],
+  ])('is not called consistent when it was not quiet in its last pass: told by %s', async (_, keeps, at) => {
+    const size = 8 * MiB;
+    const production = fileOf(folder, noise(size, 1));
+    const replica = fileOf(folder, noise(size, 2));
+    let marks = LiveMarks.create(size, BLOCK);
+    let wrote = false;
+    const write = (offset: number) => {
+      const unit = openFileUnit(production, { write: true });
+      unit.write(offset, noise(512, offset + 5));
+      unit.close();
+      marks.markDirty(offset, 512);
+    };
+    write(0);
+    const result = await sync({
+      ...{ production, replica, workers: 1 },
+      live: {
+        ...{ keeps, threshold: size },
+        take: () => {
+          const taken = marks.snapshot();
+          if (!keeps) marks = LiveMarks.create(size, BLOCK);
+          return taken;
+        },
+        quiesce: async () => undefined,
+        onPass: ({ quiet }) => {
+          if (!quiet) return;
+          wrote = true;
+          write(at);
+        },
+      },
+    });
+    expect(wrote).toBe(true);
+    expect(result.consistent).toBe(false);
+    expect(result.warnings.join()).toContain('production was written to during the session');
+    expect(loadState(statePath(replica))!.status).toBe('synchronizing');
   });
 
   it('takes a time for the rest in place of a size, and stops after so many passes', async () => {
