@@ -280,7 +280,7 @@ export const MAX_PLACING_BLOCKS = 262_144;
 export const MAX_HELD_BYTES = 64 * MiB;
 /** Entries of a table of signatures: 8 million take 144 MiB; a block beyond it is sent as data. */
 export const MAX_TABLE_ENTRIES = 8_388_608;
-/** Written data between two flushes of a replica: what is sent again after a crash is at most twice this. */
+/** Written data between two flushes of a replica: what is sent again after a crash is at most twice this (`MAX_OPEN_CHECKPOINTS`). */
 export const CHECKPOINT_BYTES = 32 * MiB;
 /** The same where both disks are here: what is written again after a crash costs no network. */
 export const LOCAL_CHECKPOINT_BYTES = 256 * MiB;

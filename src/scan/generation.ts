@@ -87,6 +87,6 @@ function unseenStores(disk: VirtualDisk): string[] {
   const silent = disk.sources.filter(({ unit }) => unit instanceof FileUnit && !unit.tellsOfStores());
   return silent.map(
     ({ unit }) =>
-      `${unit.name}: lies on tmpfs, where writes through a shared mapping do not change its times: an index does not notice them`,
+      `${unit.name}: lies on tmpfs, where writes through a shared mapping do not change its times: neither an index nor a later sync notices them`,
   );
 }

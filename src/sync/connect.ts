@@ -63,11 +63,23 @@ export async function reach(site: Place, options: SiteOptions): Promise<Reached>
     await greet(connection, site.kind === 'ssh' ? {} : { token });
     return { connection, wire: connection, explain, close };
   } catch (cause) {
-    const error = await explain(systemError(cause, { path: transport.name, operation: 'connect' }));
-    await connection.abandon(error as DriftmapError);
+    const error = (await explain(
+      systemError(cause, { path: transport.name, operation: 'connect' }),
+    )) as DriftmapError;
+    await connection.abandon(error);
     await close();
+    if (site.kind === 'tcp' && site.tls && error.kind === 'io' && !connection.endedByPeer)
+      throw hungUp(error, transport.name, options.tls?.cert !== undefined);
     throw error;
   }
+}
+
+/** A server that does not trust a certificate says nothing to who showed it. */
+function hungUp(cause: DriftmapError, path: string, shown: boolean): DriftmapError {
+  const reason = shown
+    ? 'the other site hung up instead of a greeting: it may not trust our certificate (--tls-cert), which its own log says then'
+    : 'the other site hung up instead of a greeting: it may ask for a certificate (--tls-cert and --tls-key)';
+  return new DriftmapError('io', reason, { path, cause });
 }
 
 function overTcp(site: Extract<Place, { kind: 'tcp' }>, options: SiteOptions): Promise<Transport> {

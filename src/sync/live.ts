@@ -88,9 +88,14 @@ export async function followLive(live: LiveProduction, steps: LiveSteps): Promis
     }
     await live.quiesce();
     try {
+      const before = await steps.generation();
       const rest = dirty.or(await live.take(steps.geometry));
       await onePass(live, steps, { pass, dirty: rest, quiet: true });
-      return { quiesced: true, generation: await steps.generation() };
+      // It was said to be quiet: whether it was, marks tell, and the generation of a disk that tells of writes.
+      const later = await live.take(steps.geometry);
+      const generation = await steps.generation();
+      const written = !(live.keeps ? later.andNot(rest) : later).isEmpty || generation !== before;
+      return { quiesced: !written, generation };
     } finally {
       await live.resume?.();
     }

@@ -27,7 +27,7 @@ export function lock(path: string): () => void {
       unlinkSync(aside);
     }
   } catch (cause) {
-    throw systemError(cause, { path, operation: 'lock' });
+    throw lockError(cause, path);
   }
   held.add(path);
   return () => {
@@ -117,6 +117,15 @@ function startOf(pid: number): string | null {
   } catch {
     return null;
   }
+}
+
+const readOnly: readonly unknown[] = ['EROFS', 'EACCES', 'EPERM'];
+
+function lockError(cause: unknown, path: string): DriftmapError {
+  const code = (cause as NodeJS.ErrnoException | null)?.code;
+  if (!readOnly.includes(code)) return systemError(cause, { path, operation: 'lock' });
+  const reason = `the replica, or the folder that it lies in, can only be read, and its lock and state are kept beside it: make the folder writable [${code}]`;
+  return new DriftmapError('permission', reason, { path, operation: 'lock', cause });
 }
 
 function busy(path: string, holder: string): DriftmapError {

@@ -14,6 +14,8 @@ import { canonical, sameDisk } from './target.ts';
 export interface Origin {
   readonly disk: VirtualDisk;
   readonly info: DiskInfo;
+  /** Of the disk, and of what its generation is worth. */
+  readonly warnings: readonly string[];
   /** What was written to it since it was failed over, if all of that is marked. */
   readonly marks: PagedBits | undefined;
   close(): Promise<void>;
@@ -33,13 +35,14 @@ export async function openOrigin(
   const disk = given ? source : await openDisk(source, options);
   try {
     // Stores through a mapping that come later must show in the generation.
-    await settleGeneration(disk);
+    const unsettled = await settleGeneration(disk);
     const stateAt = options.state ?? (typeof source === 'string' ? statePath(canonical(source)) : null);
     const state = stateAt !== null && existsSync(stateAt) ? loadState(stateAt) : null;
     const lineage = lineageOf(state, disk);
     return {
       disk,
       info: infoOf(disk, lineage),
+      warnings: [...disk.warnings, ...unsettled],
       marks: lineage?.marked ? state!.bitmap.marks : undefined,
       close: async () => {
         if (!given) await disk.close();

@@ -44,6 +44,7 @@ import { BlockHasher } from './block-hasher.ts';
 import { Comparer } from './comparer.ts';
 import { type ComparisonNotes, emptyLooked, type Looked } from './comparison-notes.ts';
 import { sameBytes } from './digest-tree.ts';
+import { hostId } from './host.ts';
 import type { StateKeeper } from './keeper.ts';
 import { unpack } from './packer.ts';
 import { signPieces } from './pieces.ts';
@@ -472,7 +473,7 @@ function isUnsigned(signatures: Uint8Array, at: number): boolean {
 /** A disk as the other site is told of it. */
 export function infoOf(disk: VirtualDisk, lineage: Lineage | null = null): DiskInfo {
   const { format, size, identity } = disk;
-  return { format, size, identity, generation: disk.generation(), lineage };
+  return { format, size, identity, generation: disk.generation(), lineage, host: hostId() };
 }
 
 /** @param clipped bytes that the session is about, where a larger device holds the replica */

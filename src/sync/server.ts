@@ -172,7 +172,7 @@ async function serveProduction(
     await connection.sendControl(MessageType.opened, {
       production: origin.info,
       codecs: codecs(),
-      warnings: hidden([...origin.disk.warnings, ...indexes.warnings], grant, open),
+      warnings: hidden([...origin.warnings, ...indexes.warnings], grant, open),
     });
     const totals = new SyncTotals(() => connection.bytesSent + connection.bytesReceived, undefined);
     const session = new ProductionSession({

@@ -131,7 +131,7 @@ async function pushTo(site: FarDisk, options: SyncOptions): Promise<SyncResult> 
       });
       await session.run();
       const warnings = [
-        ...origin.disk.warnings,
+        ...origin.warnings,
         ...indexes.warnings,
         ...session.warnings,
         ...changed(session.consistent, origin.disk, options.live),
@@ -313,7 +313,7 @@ class LocalSession {
   private result(ended: { readonly consistent: boolean; readonly passes: number }): SyncResult {
     const { chosen, origin, target, totals } = this;
     const told = [
-      ...origin.disk.warnings,
+      ...origin.warnings,
       ...target.warnings,
       ...this.indexes.flatMap((one) => one.warnings),
       ...changed(ended.consistent, origin.disk, this.options.live),

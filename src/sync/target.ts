@@ -17,6 +17,7 @@ import { algorithmByName } from '../signature/algorithm.ts';
 import type { DiskInfo } from '../wire/session-messages.ts';
 import { claimReplica } from './claim.ts';
 import { ComparisonNotes } from './comparison-notes.ts';
+import { hostId } from './host.ts';
 import { BEING_WRITTEN, StateKeeper } from './keeper.ts';
 import { type DiskWriter, openReplicaDisk, type ReplicaDisk, resizeFile } from './replica-disk.ts';
 import { type FirstComparison, infoOf, stampOf } from './replica-session.ts';
@@ -123,7 +124,7 @@ async function openLocked(
   const format = options.format ?? prior?.format;
   let opened = await openReplicaDisk(path ?? options.replica, { format });
   try {
-    await settleGeneration(opened.disk);
+    const unsettled = await settleGeneration(opened.disk);
     const { belongs, warnings } = checkAll(prior, production, opened.disk, options);
     let state = belongs ? prior : null;
     const resizes = opened.disk.size !== production.size && mayFit(opened.disk, production.size, options);
@@ -163,7 +164,7 @@ async function openLocked(
         unlock();
       }
     };
-    const all = [...disk.warnings, ...warnings, ...decided.warnings];
+    const all = [...disk.warnings, ...unsettled, ...warnings, ...decided.warnings];
     return { disk, size: production.size, writer, keeper, notes, compare, warnings: all, close };
   } catch (error) {
     await opened.close();
@@ -179,6 +180,7 @@ function checkAll(
   options: TargetOptions,
 ): { belongs: boolean; warnings: string[] } {
   checkFormat(disk, options);
+  checkOther(production, disk);
   const checked = checkBelongs(prior, production, disk, options);
   checkSplit(production, disk, options.discard ?? false);
   checkSize(disk, production.size, options);
@@ -225,6 +227,12 @@ function bitmapOf(
 
 function epochOf(state: ReplicaState | null, production: DiskInfo): number {
   return Math.max(state?.epoch ?? 1, production.lineage?.epoch ?? 1);
+}
+
+/** Another name, or an address that leads back here. */
+function checkOther({ identity, host }: DiskInfo, disk: VirtualDisk): void {
+  if (identity !== disk.identity || host === null || host !== hostId()) return;
+  throw new DriftmapError('argument', 'production and replica are the same disk', { path: disk.name });
 }
 
 /** A disk that was failed over is production now. Only a younger history may be written over it. */

@@ -93,7 +93,8 @@ export class Connection {
     readable.on('data', (chunk: Uint8Array) => this.take(chunk));
     readable.on('end', () => this.ended());
     readable.on('close', () => this.ended());
-    const lost = (cause: unknown) => systemError(cause, { path: transport.name, operation: 'connection' });
+    const lost = (cause: unknown) =>
+      transport.meaningOf?.(cause) ?? systemError(cause, { path: transport.name, operation: 'connection' });
     readable.on('error', (cause) => this.fail(lost(cause)));
     if (writable !== (readable as unknown)) writable.on('error', (cause) => this.becomeMute(lost(cause)));
     if (transport.lobby) transport.lobby.drop = () => void this.abandon(crowded(transport.name));

@@ -24,6 +24,8 @@ export const diskShape = record({
   identity: text(MAX_IDENTITY_BYTES),
   generation: text(MAX_IDENTITY_BYTES),
   lineage: optional(lineageShape),
+  /** The running system that has it: one identity on one system is one disk. */
+  host: optional(text(64)),
 });
 export type DiskInfo = Checked<typeof diskShape>;
 

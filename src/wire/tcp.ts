@@ -7,6 +7,7 @@ import { DriftmapError, systemError } from '../base/errors.ts';
 import { GREETING_MS, MAX_GREETINGS, MAX_SESSIONS } from '../base/limits.ts';
 import { Lobby, type LobbyPlace } from './lobby.ts';
 import { bareHost } from './site.ts';
+import { handshakeError, tlsError } from './tls-errors.ts';
 import type { Transport } from './transport.ts';
 
 // node:tls is loaded when it is first needed: a sync of two disks here, and plain TCP, start without it.
@@ -70,7 +71,7 @@ export async function connectTcp({ host, port, tls }: ConnectTcpOptions): Promis
     const failed = (cause: unknown) => {
       clearTimeout(timer);
       socket.destroy();
-      reject(connectError(cause, name));
+      reject(connectError(cause, name, tls?.ca !== undefined));
     };
     socket.once('error', failed);
     socket.once(tls === null ? 'connect' : 'secureConnect', () => {
@@ -81,13 +82,10 @@ export async function connectTcp({ host, port, tls }: ConnectTcpOptions): Promis
   });
 }
 
-function connectError(cause: unknown, path: string): DriftmapError {
+function connectError(cause: unknown, path: string, ca: boolean): DriftmapError {
   const code = String((cause as NodeJS.ErrnoException).code ?? '');
-  if (/CERT|SELF_SIGNED|UNABLE_TO|ALTNAME/.test(code))
-    return new DriftmapError('permission', `its certificate is not trusted [${code}]: give --tls-ca`, {
-      path,
-      cause,
-    });
+  const secure = tlsError(cause, path, ca);
+  if (secure !== null) return secure;
   const reasons: Readonly<Record<string, string>> = {
     ECONNREFUSED: 'nobody listens there',
     ENOTFOUND: 'no such host',
@@ -110,6 +108,7 @@ function transportOf(socket: Socket, name: string, tls: TLSSocket | null, lobby?
     binding,
     copies: true,
     lobby,
+    meaningOf: (cause) => (tls === null ? null : tlsError(cause, name, true)),
     destroy: () => socket.destroy(),
   };
 }
@@ -174,7 +173,9 @@ export async function listenTcp({
       accept(socket, socket),
     );
     server.on('connection', arrive);
-    server.on('tlsClientError', (cause: Error) => onRefused?.(cause.message));
+    server.on('tlsClientError', (cause: Error, socket: TLSSocket) =>
+      onRefused?.(handshakeError(cause, socket.authorizationError, knownName(socket)).message),
+    );
   }
   // Twice as many as there can be: those who must go are told so first.
   server.maxConnections = 2 * (MAX_SESSIONS + MAX_GREETINGS);
@@ -194,4 +195,9 @@ export async function listenTcp({
 
 function nameOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress}:${remotePort}`;
+}
+
+/** A socket that has been closed has forgotten it. */
+function knownName(socket: Socket): string | undefined {
+  return socket.remoteAddress === undefined ? undefined : nameOf(socket);
 }

@@ -1,6 +1,7 @@
 /** A byte stream in both directions, whatever carries it; and the one that stays within this process. */
 
 import { PassThrough, type Readable, type Writable } from 'node:stream';
+import type { DriftmapError } from '../base/errors.ts';
 import { LAST_WORDS_MS } from '../base/limits.ts';
 import { MiB } from '../base/units.ts';
 import type { LobbyPlace } from './lobby.ts';
@@ -21,6 +22,8 @@ export interface Transport {
   readonly copies?: boolean | undefined;
   /** Where it waits until the peer has proved who it is. */
   readonly lobby?: LobbyPlace | undefined;
+  /** What an error of its streams means; null where the system's words must do. */
+  readonly meaningOf?: ((cause: unknown) => DriftmapError | null) | undefined;
   /** Ends it at once. Idempotent. */
   destroy(): void;
 }

@@ -141,12 +141,14 @@ describe('a production disk that is written to', () => {
       threshold: 3 * BLOCK,
       onPass: ({ markedBytes, quiet }) => {
         passes.push(markedBytes / BLOCK);
-        // While the pass runs: six blocks, three of them again, then none.
+        // While the pass runs: six blocks.
         if (passes.length === 1) for (let i = 0; i < 6; i++) write(i * MiB);
-        if (passes.length === 2) for (let i = 0; i < 3; i++) write(i * MiB);
         if (quiet) passes.push(-1);
       },
-      quiesce: async () => undefined,
+      quiesce: async () => {
+        // Three of them again, which are marked already, and then none.
+        for (let i = 0; i < 3; i++) write(i * MiB);
+      },
       resume: async () => {
         resumed++;
         // Marked, and written after the last pass: not of this sync.
@@ -160,7 +162,7 @@ describe('a production disk that is written to', () => {
     expect(passes.at(-1)).toBe(-1);
     expect(passes[0]).toBe(1);
     expect(Math.max(...passes)).toBe(7);
-    // Every version of a block that was sent, once: 1 before, 6 and 3 again while passes ran.
+    // Every version of a block that was sent, once: 1 before, 6 while a pass ran, and 3 of these again.
     expect(result.dataBytes).toBeLessThanOrEqual(10 * BLOCK);
     const [a, b] = [readFileSync(production), readFileSync(replica)];
     expect(a.subarray(0, 7 * MiB).equals(b.subarray(0, 7 * MiB))).toBe(true);
@@ -169,6 +171,46 @@ describe('a production disk that is written to', () => {
     const next = await sync({ production, replica, workers: 1 });
     expect(next.dataBytes).toBe(BLOCK);
     expect(sameFiles(production, replica)).toBe(true);
+  });
+
+  it.each([
+    ['marks that are taken', false, 7 * MiB],
+    ['marks that only grow', true, 7 * MiB],
+    ['the generation, where a block is marked already', true, 0],
+  ])('is not called consistent when it was not quiet in its last pass: told by %s', async (_, keeps, at) => {
+    const size = 8 * MiB;
+    const production = fileOf(folder, noise(size, 1));
+    const replica = fileOf(folder, noise(size, 2));
+    let marks = LiveMarks.create(size, BLOCK);
+    let wrote = false;
+    const write = (offset: number) => {
+      const unit = openFileUnit(production, { write: true });
+      unit.write(offset, noise(512, offset + 5));
+      unit.close();
+      marks.markDirty(offset, 512);
+    };
+    write(0);
+    const result = await sync({
+      ...{ production, replica, workers: 1 },
+      live: {
+        ...{ keeps, threshold: size },
+        take: () => {
+          const taken = marks.snapshot();
+          if (!keeps) marks = LiveMarks.create(size, BLOCK);
+          return taken;
+        },
+        quiesce: async () => undefined,
+        onPass: ({ quiet }) => {
+          if (!quiet) return;
+          wrote = true;
+          write(at);
+        },
+      },
+    });
+    expect(wrote).toBe(true);
+    expect(result.consistent).toBe(false);
+    expect(result.warnings.join()).toContain('production was written to during the session');
+    expect(loadState(statePath(replica))!.status).toBe('synchronizing');
   });
 
   it('takes a time for the rest in place of a size, and stops after so many passes', async () => {

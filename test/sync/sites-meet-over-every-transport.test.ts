@@ -1,9 +1,10 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, linkSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { compareSites } from '../../src/sync/compare-sites.ts';
 import { serve } from '../../src/sync/serve.ts';
+import { statePath } from '../../src/sync/state-file.ts';
 import { sync } from '../../src/sync/sync.ts';
 import { describeWith, root, temporary } from '../tools.ts';
 import { changed, fileOf, KiB, MiB, noise, sameFiles, token } from './disks.ts';
@@ -40,6 +41,22 @@ describe('ssh', () => {
       workers,
     });
     expect(sameFiles(pull.production, pull.replica)).toBe(true);
+  });
+
+  it('that leads back to production itself, by any name, is refused', async () => {
+    const { production } = pair();
+    const before = readFileSync(production);
+    symlinkSync(production, `${production}.link`);
+    linkSync(production, `${production}.hard`);
+    for (const name of [production, `${production}.link`, `${production}.hard`]) {
+      const there = `ssh://host${name}`;
+      const push = sync({ production, replica: there, ssh, remoteCommand, workers });
+      await expect(push).rejects.toThrow('production and replica are the same disk');
+      const pull = sync({ production: there, replica: production, ssh, remoteCommand, workers });
+      await expect(pull).rejects.toThrow('production and replica are the same disk');
+    }
+    expect(readFileSync(production).equals(before)).toBe(true);
+    expect(existsSync(statePath(production))).toBe(false);
   });
 
   it('that fails says why', async () => {
@@ -88,6 +105,10 @@ describeWith(sshdNeeds, 'a real sshd', () => {
   });
 });
 
+async function waitFor(met: () => boolean): Promise<void> {
+  for (let i = 0; i < 100 && !met(); i++) await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
 describeWith(['openssl'], 'TLS', () => {
   const certificates = (name: string) => {
     const openssl = (...args: string[]) => execFileSync('openssl', args, { cwd: folder, stdio: 'ignore' });
@@ -130,8 +151,10 @@ describeWith(['openssl'], 'TLS', () => {
     const ours = certificates('ours');
     const strangers = certificates('strangers');
     const { production, replica } = pair();
+    const errors: string[] = [];
     const server = await serve({
       ...{ host: '127.0.0.1', port: 0, tls: ours.server, workers },
+      onError: (error) => errors.push(String(error)),
       grant: (name) => (name === 'vm' ? { disk: replica } : undefined),
     });
     try {
@@ -141,12 +164,24 @@ describeWith(['openssl'], 'TLS', () => {
       expect(result.consistent).toBe(true);
       expect(sameFiles(production, replica)).toBe(true);
       // Without a certificate, with one that a stranger signed, to a server that a stranger would have to trust.
-      await expect(sync({ production, replica: to, tls: { ca: tls.ca } })).rejects.toThrow();
-      const forged = { ...strangers.client, ca: tls.ca };
-      await expect(sync({ production, replica: to, tls: forged })).rejects.toThrow();
-      await expect(sync({ production, replica: to, tls: strangers.client })).rejects.toThrow(
-        'is not trusted',
-      );
+      // Each is told in one line of ours, at both ends, without the source files of OpenSSL.
+      const refused = async (files: object, words: RegExp) => {
+        const error = await sync({ production, replica: to, tls: files }).then(
+          () => null,
+          (cause: Error) => cause,
+        );
+        expect(error?.message).toMatch(words);
+        expect(error?.message).not.toMatch(/\n|openssl|SSL routines/);
+      };
+      await refused({ ca: tls.ca }, /asks? for a certificate.*--tls-cert and --tls-key/);
+      await refused({ ...strangers.client, ca: tls.ca }, /hung up.*it may not trust our certificate/);
+      await refused(strangers.client, /not trusted: the file of --tls-ca does not have who signed it/);
+      await refused({}, /not trusted: give --tls-ca/);
+      await waitFor(() => errors.length === 4);
+      for (const error of errors) expect(error).not.toMatch(/\n|openssl|SSL routines|hang up|undefined/);
+      expect(errors[0]).toContain('showed no certificate');
+      expect(errors[1]).toContain('is not trusted: the file of --tls-ca');
+      expect(errors[2]).toContain('in the middle of the handshake');
       expect(server.metrics.text()).toContain('driftmap_sessions_ended_total 1\n');
     } finally {
       await server.close(0);

@@ -1,5 +1,14 @@
 import { spawnSync } from 'node:child_process';
-import { chmodSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { DriftmapError } from '../../src/base/errors.ts';
@@ -17,6 +26,7 @@ const BLOCK = 64 * KiB;
 const folder = temporary();
 const site = await testServer();
 const workers = 1;
+const bytes300 = noise(300_000, 14);
 
 async function failure(promise: Promise<unknown>): Promise<DriftmapError> {
   const error = await promise.then(
@@ -148,6 +158,13 @@ describe('a replica that', () => {
     await sync({ production, replica, workers });
   });
 
+  it('lies where nothing can be written is told as that, and not as a failed lock', () => {
+    // Nobody makes files there, not even root.
+    const error = thrown(() => lock('/sys/kernel/x.driftstate.lock')) as DriftmapError;
+    expect(error.kind).toBe('permission');
+    expect(error.message).toMatch(/the replica, or the folder that it lies in, can only be read/);
+  });
+
   it('has something else where its state belongs is not touched', async () => {
     const production = fileOf(folder, bytes);
     const replica = fileOf(folder, changed(bytes, drift));
@@ -256,6 +273,39 @@ describe('a state file', () => {
     saveState(state, path);
     expect(loadState(path)!.bitmap.equals(state.bitmap)).toBe(true);
   });
+});
+
+describe('a disk on tmpfs', () => {
+  const shared = '/dev/shm';
+  const there =
+    statSync(shared, { throwIfNoEntry: false })?.isDirectory() && statfsSync(shared).type === 0x01021994;
+  it.skipIf(!there)(
+    'cannot tell of all writes: a sync says so, of either side and of another site',
+    async () => {
+      const on = mkdtempSync(join(shared, 'driftmap-test-'));
+      try {
+        const production = join(on, 'p.raw');
+        const replica = join(on, 'r.raw');
+        for (const path of [production, replica]) writeFileSync(path, bytes300);
+        for (const to of [replica, site.grant('tmpfs', { disk: replica })]) {
+          const { warnings } = await sync({ production, replica: to, token: site.token, workers });
+          const told = warnings.filter((line) => line.includes('lies on tmpfs'));
+          expect(told).toHaveLength(2);
+        }
+        const from = site.grant('tmpfs-production', { disk: production, readOnly: true });
+        const { warnings } = await sync({
+          production: from,
+          replica,
+          adopt: true,
+          token: site.token,
+          workers,
+        });
+        expect(warnings.filter((line) => line.includes('lies on tmpfs'))).toHaveLength(2);
+      } finally {
+        rmSync(on, { recursive: true });
+      }
+    },
+  );
 });
 
 describeWith(['strace'], 'a file system that', () => {
