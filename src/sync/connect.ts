@@ -46,6 +46,7 @@ export async function reach(site: Place, options: SiteOptions): Promise<Reached>
   const connection = new Connection(transport, { limiter, deadAfterMs });
   const stop = () => void connection.abandon(stopped(signal));
   const explain = async (cause: unknown) => {
+    if (connection.ending === 'said') return cause;
     const why = carrier === null ? null : await carrier.ending();
     if (why === null || !(cause instanceof DriftmapError) || cause.kind !== 'io') return cause;
     return new DriftmapError('io', why, { path: transport.name, cause });

@@ -82,6 +82,9 @@ export class Connection {
   private worked: ByteCount = 0;
   private current: ByteCount = 0;
   private failure: DriftmapError | null = null;
+  private unwritable: DriftmapError | null = null;
+  /** Whether the peer has said why it ended the session, or was given up as silent. */
+  ending: 'said' | 'silent' | null = null;
   private leaving = false;
   private broken = false;
   private peerLeft = false;
@@ -101,19 +104,16 @@ export class Connection {
     readable.on('data', (chunk: Uint8Array) => this.take(chunk));
     readable.on('end', () => this.ended());
     readable.on('close', () => this.ended());
-    for (const stream of new Set([readable, writable]))
-      stream.on('error', (cause) =>
-        this.fail(systemError(cause, { path: transport.name, operation: 'connection' })),
-      );
+    const broken = (cause: unknown) => systemError(cause, { path: this.peer, operation: 'connection' });
+    readable.on('error', (cause) => this.fail(broken(cause)));
+    if (writable !== (readable as unknown)) writable.on('error', (cause) => this.fallSilent(broken(cause)));
     this.timer = setInterval(() => this.tick(), (options.deadAfterMs ?? 60_000) / TICKS);
     this.timer.unref();
   }
 
-  /** Whether it can still carry a session. */
   get isOpen(): boolean {
     return this.failure === null && !this.leaving;
   }
-
   get peer(): string {
     return this.transport.name;
   }
@@ -430,6 +430,7 @@ export class Connection {
         return;
       default: {
         const { kind, message } = this.control(frame, errorShape);
+        if (this.failure === null) this.ending = 'said';
         this.fail(new DriftmapError(knownKind(kind), `the other site says: ${message}`, { path: this.peer }));
       }
     }
@@ -466,7 +467,14 @@ export class Connection {
     void this.send(MessageType.credit, payload).catch(() => undefined);
   }
 
+  /** Of two pipes the other may still hold the peer's last word: it is listened to for a moment. */
+  private fallSilent(cause: DriftmapError): void {
+    this.unwritable = cause;
+    setTimeout(() => this.fail(cause), 500).unref();
+  }
+
   private ended(): void {
+    if (this.unwritable !== null) this.fail(this.unwritable);
     if (this.failure) return;
     if (this.peerLeft || this.leaving) this.fail(this.closedByPeer());
     else {
@@ -484,6 +492,7 @@ export class Connection {
     if (this.silentTicks > TICKS) {
       const seconds = Math.round((this.options.deadAfterMs ?? 60_000) / 1000);
       const reason = `nothing was heard from the other site for ${seconds} s: the connection is taken for lost`;
+      this.ending = 'silent';
       this.fail(new DriftmapError('io', reason, { path: this.peer }));
       return;
     }
