@@ -83,7 +83,7 @@ export class Connection {
   private current: ByteCount = 0;
   private failure: DriftmapError | null = null;
   private unwritable: DriftmapError | null = null;
-  /** Whether the peer has said why it ended the session, or was given up as silent. */
+  /** The peer has said why it ended the session, or was given up as silent. */
   ending: 'said' | 'silent' | null = null;
   private leaving = false;
   private broken = false;
@@ -132,7 +132,6 @@ export class Connection {
   get roundTrip(): number | null {
     return this.measured;
   }
-
   /** The peer has proved who it is: it may send whole messages, and many. */
   trust(): void {
     this.reader.maxPayload = MAX_FRAME_BYTES;
