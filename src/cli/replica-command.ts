@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import type { GroupFile } from '../protect/group/group-file.ts';
 import type { ReplicaHost } from '../protect/replica/host.ts';
+import type { StreamSocket } from '../protect/stream/living.ts';
 import type { StreamTarget } from '../protect/stream/session.ts';
 import type { Transport } from '../wire/transport.ts';
 import { Exit, fail } from './exit.ts';
@@ -39,7 +40,8 @@ export function defineReplica(program: Command): void {
     .addHelpText(
       'after',
       `
-With --stdio it ends with the stream, once no access is open any more; with --listen it lives on, and so do accesses.
+With --stdio it ends with the stream, once no access is open any more; until then the next stream is passed on to it.
+With --listen it lives on, and so do accesses.
 
 Examples:
   driftmap replica /etc/driftmap/web.json --listen 0.0.0.0:7117 \\
@@ -67,14 +69,21 @@ async function runReplica(path: string, flags: ReplicaFlags): Promise<void> {
   return flags.stdio === true ? serveStdio(file) : serveListening(file, flags);
 }
 
-/** The group, opened when the first production has said how large its disks are. */
+/**
+ * The group, opened when the first production has said how large its disks are. From then on streams are also taken
+ * from replicas that are started while this one has the journal.
+ */
 class Owner {
   host: ReplicaHost | null = null;
   readonly target: Promise<StreamTarget>;
   private readonly file: GroupFile;
+  private readonly signal: AbortSignal;
+  private readonly streams = new Set<Promise<void>>();
+  private socket: StreamSocket | null = null;
 
-  constructor(file: GroupFile) {
+  constructor(file: GroupFile, signal: AbortSignal) {
     this.file = file;
+    this.signal = signal;
     this.target = import('../protect/stream/replica-target.ts').then(({ replicaTarget }) =>
       replicaTarget(file, async (sizes) => (this.host ?? (await this.open(sizes))).group),
     );
@@ -82,9 +91,39 @@ class Owner {
 
   async open(sizes?: ReadonlyMap<string, number>): Promise<ReplicaHost> {
     const { hostReplica } = await import('../protect/replica/host.ts');
+    const { listenForStreams, streamSocket } = await import('../protect/stream/living.ts');
     this.host = await hostReplica(this.file, { sizes });
     for (const warning of this.host.group.warnings) log(warning);
+    this.socket = await listenForStreams(streamSocket(this.file), (transport) => this.serve(transport));
     return this.host;
+  }
+
+  private serve(transport: Transport): void {
+    const stream = serveOne(transport, this, { signal: this.signal })
+      .catch((error) => log(`${transport.name}: ${error instanceof Error ? error.message : String(error)}`))
+      .finally(() => this.streams.delete(stream));
+    this.streams.add(stream);
+  }
+
+  /** Resolves when no access is open and no stream comes; none is taken in then. */
+  async whenUnused(): Promise<void> {
+    const { host, streams } = this;
+    const isUsed = () => host!.group.accesses.size > 0 || streams.size > 0;
+    const pause = async () => {
+      while (isUsed())
+        await Promise.race([...streams, ...[...host!.group.accesses].map((access) => access.ended)]);
+    };
+    await pause();
+    this.socket?.close();
+    // What came in before that.
+    await new Promise((resolve) => setImmediate(resolve));
+    await pause();
+  }
+
+  async close(): Promise<void> {
+    this.socket?.close();
+    await Promise.all(this.streams);
+    await this.host?.close();
   }
 }
 
@@ -123,11 +162,19 @@ async function serveOne(
 
 async function serveStdio(file: GroupFile): Promise<void> {
   const { ownStdio } = await import('../wire/stdio.ts');
+  const { reachLiving, relay, streamSocket } = await import('../protect/stream/living.ts');
   const transport = ownStdio();
-  // Standard output is the stream's.
+  // Standard output is the stream's; and whoever started us may be gone before us.
   console.log = console.error;
+  process.stderr.on('error', () => undefined);
+  process.stdout.on('error', () => undefined);
+  const living = await reachLiving(streamSocket(file));
+  if (living !== null) {
+    await relay(living, transport);
+    process.exit(Exit.equal);
+  }
   const signal = stopOnSignals();
-  const owner = new Owner(file);
+  const owner = new Owner(file, signal);
   try {
     await serveOne(transport, owner, { signal });
     process.exitCode = Exit.equal;
@@ -141,8 +188,8 @@ async function serveStdio(file: GroupFile): Promise<void> {
       if (signal.aborted) resolve();
       else signal.addEventListener('abort', () => resolve(), { once: true });
     });
-    await Promise.race([owner.host.whenUnused(), stopped]);
-    await owner.host.close();
+    await Promise.race([owner.whenUnused(), stopped]);
+    await owner.close();
   }
   process.exit();
 }
@@ -157,7 +204,7 @@ async function serveListening(file: GroupFile, flags: ReplicaFlags): Promise<voi
   const token = flags.tokenFile === undefined ? undefined : readToken(flags.tokenFile);
   checkSafe({ host, tls, token, insecure });
   const signal = stopOnSignals();
-  const owner = new Owner(file);
+  const owner = new Owner(file, signal);
   if (hasReplica(file)) await owner.open();
   const streams = new Set<Promise<void>>();
   const listener = await listenTcp({
@@ -181,7 +228,7 @@ async function serveListening(file: GroupFile, flags: ReplicaFlags): Promise<voi
     await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
   const closed = listener.close();
   await Promise.all(streams);
-  await owner.host?.close();
+  await owner.close();
   await closed;
   process.exitCode = Exit.equal;
 }

@@ -78,7 +78,11 @@ export class Connection {
   private peerSpoke = false;
   /** Why nothing more can be sent: the way back may still work. */
   private mute: DriftmapError | null = null;
+  /** Ends the listening then; it holds the process, which has a last word to say. */
+  private lastWords: NodeJS.Timeout | undefined;
   private saidWhy = false;
+  /** The peer has said why it ended the session, or was given up as silent. */
+  ending: 'said' | 'silent' | null = null;
   /** Bytes that came after the connection could send no more, or had failed. */
   private late: ByteCount = 0;
   private readonly pulse: Pulse;
@@ -103,7 +107,10 @@ export class Connection {
       deadAfterMs: options.deadAfterMs,
       ask: () => void this.send(MessageType.ping).catch(() => undefined),
       mayAsk: () => this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES,
-      onDeath: (reason) => this.fail(reason),
+      onDeath: (reason) => {
+        this.ending = 'silent';
+        this.fail(reason);
+      },
     });
   }
 
@@ -274,7 +281,7 @@ export class Connection {
     const { readable } = this.transport;
     this.mute = reason;
     if (readable.readableEnded || readable.destroyed) this.fail(reason);
-    else setTimeout(() => this.fail(reason), LAST_WORDS_MS).unref();
+    else this.lastWords = setTimeout(() => this.fail(reason), LAST_WORDS_MS);
   }
 
   /** Ends it for a reason of ours; what waits rejects with it. */
@@ -282,6 +289,7 @@ export class Connection {
     if (this.failure) return;
     this.failure = reason;
     this.pulse.stop();
+    clearTimeout(this.lastWords);
     this.waiter?.reject(reason);
     this.waiter = null;
     for (const { failed } of this.outbox.splice(0)) failed(reason);
@@ -459,6 +467,7 @@ export class Connection {
       default: {
         const { kind, message } = this.control(frame, errorShape);
         this.peerSpoke = true;
+        if (this.failure === null) this.ending = 'said';
         this.fail(new DriftmapError(knownKind(kind), `the other site says: ${message}`, { path: this.peer }));
       }
     }

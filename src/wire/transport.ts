@@ -35,8 +35,13 @@ export interface Transport {
 export async function hearOut({ readable, writable }: Transport): Promise<void> {
   if (readable.readableEnded || readable.destroyed) return;
   await new Promise<void>((resolve) => {
-    setTimeout(resolve, LAST_WORDS_MS).unref();
-    for (const event of ['end', 'close', 'error']) readable.once(event, resolve);
+    // It holds the process: with nothing else under way it would end in the middle of this, without a word.
+    const timer = setTimeout(resolve, LAST_WORDS_MS);
+    const heard = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+    for (const event of ['end', 'close', 'error']) readable.once(event, heard);
     writable.end();
   });
 }

@@ -96,7 +96,7 @@ export async function serveControl(path: string, routes: ControlRoutes): Promise
   };
 }
 
-function removeSocket(path: string): void {
+export function removeSocket(path: string): void {
   try {
     if (lstatSync(path, { throwIfNoEntry: false })?.isSocket()) unlinkSync(path);
   } catch (cause) {
@@ -127,7 +127,7 @@ function listen(server: Server, path: string): Promise<void> {
 }
 
 /** The system takes 107 bytes as a socket's path (unix(7)); a longer one is reached through its open folder. */
-async function throughFolder<T>(path: string, act: (reachable: string) => Promise<T>): Promise<T> {
+export async function throughFolder<T>(path: string, act: (reachable: string) => Promise<T>): Promise<T> {
   if (Buffer.byteLength(path) <= 107) return act(path);
   let folder: number;
   try {

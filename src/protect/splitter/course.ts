@@ -54,6 +54,8 @@ export class Course implements Duplicator {
   phase: Phase = 'marking';
   why: string | null = 'not connected yet';
   since = Date.now();
+  /** Why writes are missing, since they were last streamed whole; null where they never were, or are. */
+  private fellBecause: string | null = null;
   /** Times that writes fell to being marked. */
   falls = 0;
   readonly totals: CopyTotals = { copiedBytes: 0, equalBytes: 0 };
@@ -180,6 +182,7 @@ export class Course implements Duplicator {
   /** Writes are marked from now on. */
   private fall(reason: string): void {
     this.falls++;
+    this.fellBecause ??= reason;
     this.voidAll(new DriftmapError('aborted', reason));
     const dropped = this.queue.dropUnsent((disk, offset, length) =>
       this.disks[disk]!.marks.add(offset, length),
@@ -200,6 +203,7 @@ export class Course implements Duplicator {
     if (phase === this.phase && why === this.why) return;
     if (this.phase === 'streaming' && Date.now() - this.since > SETTLED_MS) this.pauseMs = FIRST_PAUSE_MS;
     if (phase !== this.phase) this.since = Date.now();
+    if (phase === 'streaming') this.fellBecause = null;
     this.phase = phase;
     this.why = why;
     this.parts.onChange();
@@ -268,7 +272,11 @@ export class Course implements Duplicator {
         throw cause;
       });
     } catch (cause) {
-      throw await reached.explain(cause);
+      const explained = await reached.explain(cause);
+      // The journal's suspension says what the carrier knows, rather than that a pipe broke.
+      if (cause instanceof Error && this.fellBecause === cause.message && explained instanceof Error)
+        this.fellBecause = explained.message;
+      throw explained;
     } finally {
       this.link = null;
       await reached.close();
@@ -322,7 +330,7 @@ export class Course implements Duplicator {
   }
 
   private async resynchronize(link: StreamLink): Promise<void> {
-    const text = clipped(this.why ?? 'writes are missing');
+    const text = clipped(this.fellBecause ?? this.why ?? 'writes are missing');
     await link.mark({ kind: 'suspend', text, consistency: 'crash' });
     if (this.link !== link || this.isPaused || this.isClosed) return;
     const copier = new Copier({ disks: this.disks, queue: this.queue, link, totals: this.totals });
@@ -352,7 +360,10 @@ export class Course implements Duplicator {
 
   /** The connection is gone: whatever is not acknowledged is marked. */
   private lost(reason: string): void {
-    if (this.accepting) this.falls++;
+    if (this.accepting) {
+      this.falls++;
+      this.fellBecause ??= reason;
+    }
     this.voidAll(new DriftmapError('aborted', reason));
     this.queue.dropAll((disk, offset, length) => this.disks[disk]!.marks.add(offset, length));
     this.turn(this.isPaused ? 'paused' : 'marking', reason);

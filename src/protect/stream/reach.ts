@@ -18,59 +18,109 @@ export interface ChildOptions {
   readonly onStart?: ((pid: number) => void) | undefined;
 }
 
-/** A child that is told to end and does not is killed after this. */
+/** A child that never greeted, or that has gone silent, is killed when it does not end within this. */
 const GRACE_MS = 2000;
+/** What a child said last is kept up to so many characters. */
+const LAST_LINE = 500;
+/** An exit waits for what was said before it. */
+const LAST_LINE_MS = 200;
 
 /**
- * Starts the replica as a child process. It ends when we do, however we end, because its standard input ends; and it
- * has a process group of its own, so that Ctrl-C lets us end the stream in peace first.
+ * Starts the replica as a child process. When its stream ends, however we end, it ends too, once nobody needs it any
+ * more: while an access is open through it, it lives on without us, and takes the next stream by `living.ts`. So it
+ * is never killed for taking long. It has a process group of its own, so that Ctrl-C lets us end the stream in peace.
  * @throws DriftmapError `io` … when it cannot be started or does not greet
  */
 export async function reachChild({ command, signal, deadAfterMs, onStart }: ChildOptions): Promise<Reached> {
   const [program, ...args] = command;
   let child: ChildProcess;
   try {
-    child = spawn(program!, args, { stdio: ['pipe', 'pipe', 'inherit'], detached: true });
+    child = spawn(program!, args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true });
   } catch (cause) {
     throw systemError(cause, { path: program, operation: 'start' });
   }
   if (child.pid !== undefined) onStart?.(child.pid);
-  const ended = new Promise<string | null>((resolve) => {
-    child.on('error', (cause) => resolve(systemError(cause, { path: program, operation: 'start' }).message));
-    child.on('exit', (status, by) => {
-      resolve(
-        status === 0
-          ? null
-          : `the replica's process ended ${by === null ? `with status ${status}` : `by ${by}`}`,
-      );
-    });
-  });
+  const { ended, why } = watchEnd(child, program!);
   const connection = new Connection(transportOf(child), { deadAfterMs });
   const stop = () =>
     void connection.abandon(new DriftmapError('aborted', 'the splitter is stopped', { operation: 'stream' }));
   if (signal?.aborted) stop();
   signal?.addEventListener('abort', stop, { once: true });
   const explain = async (cause: unknown) => {
-    if (!(cause instanceof DriftmapError) || cause.kind !== 'io') return cause;
+    if (!(cause instanceof DriftmapError) || cause.kind !== 'io' || connection.ending === 'said')
+      return cause;
     const wait = new Promise<null>((resolve) => setTimeout(resolve, 500, null).unref());
-    const why = await Promise.race([ended, wait]);
-    return why === null ? cause : new DriftmapError('io', why, { cause });
+    const reason = await Promise.race([why, wait]);
+    return reason === null ? cause : new DriftmapError('io', reason, { cause });
   };
+  let isGreeted = false;
   const close = async () => {
     signal?.removeEventListener('abort', stop);
     await connection.close();
-    const timer = setTimeout(() => child.kill('SIGKILL'), GRACE_MS);
-    await ended;
-    clearTimeout(timer);
+    const isOver = await within(ended, GRACE_MS);
+    if (!isOver && (!isGreeted || connection.ending === 'silent')) {
+      child.kill('SIGKILL');
+      await ended;
+    }
+    child.stderr?.destroy();
+    child.unref();
   };
   try {
     await greet(connection);
+    isGreeted = true;
     return { connection, wire: connection, explain, close };
   } catch (cause) {
     const error = await explain(systemError(cause, { operation: 'start' }));
     await close();
     throw error;
   }
+}
+
+async function within(promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(resolve, milliseconds, false);
+  });
+  const isDone = await Promise.race([promise.then(() => true), late]);
+  clearTimeout(timer);
+  return isDone;
+}
+
+/** Passes on what a child says, and tells when it has ended, and why: what it said last, where it said anything. */
+function watchEnd(
+  child: ChildProcess,
+  program: string,
+): { readonly ended: Promise<void>; readonly why: Promise<string | null> } {
+  let said = '';
+  const { stderr } = child;
+  stderr?.on('data', (bytes: Buffer) => {
+    process.stderr.write(bytes);
+    said = (said + bytes.toString()).slice(-LAST_LINE);
+  });
+  const silent = new Promise<void>((resolve) => {
+    if (stderr === null) resolve();
+    else stderr.once('close', () => resolve());
+  });
+  let end: () => void;
+  const ended = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  const why = new Promise<string | null>((resolve) => {
+    child.on('error', (cause) => {
+      resolve(systemError(cause, { path: program, operation: 'start' }).message);
+      if (child.pid === undefined) end();
+    });
+    child.on('exit', async (status, by) => {
+      end();
+      if (by !== null) return resolve(`the replica's process ended by ${by}`);
+      if (status === 0) return resolve(null);
+      await within(silent, LAST_LINE_MS);
+      const last = said.trim().split('\n').at(-1)!.trim();
+      const ending = `the replica's process ended with status ${status}`;
+      resolve(last === '' ? ending : `${last} (${ending})`);
+    });
+  });
+  return { ended, why };
 }
 
 function transportOf(child: ChildProcess): Transport {
