@@ -31,7 +31,7 @@ import type { Outgoing, Whole } from './outgoing.ts';
 import { Pulse } from './pulse.ts';
 import type { Check } from './schema.ts';
 import { errorShape, knownKind } from './session-messages.ts';
-import { hearOut, type Transport } from './transport.ts';
+import { atMost, hearOut, type Transport } from './transport.ts';
 
 /** What either side may send before it has been given credit: the greeting. */
 export const FIRST_CREDIT_BYTES = MAX_GREETING_BYTES + FRAME_HEAD_BYTES;
@@ -248,15 +248,12 @@ export class Connection {
       const farewell = this.send(MessageType.bye).catch(() => undefined);
       this.leaving = true;
       // A peer that gives no credit any more does not keep us.
-      await Promise.race([farewell, new Promise((resolve) => setTimeout(resolve, 1000).unref())]);
+      await atMost(1000, farewell);
       this.fail(this.closedError());
     }
-    await new Promise<void>((resolve) => {
-      const { writable } = this.transport;
-      if (writable.writableEnded || writable.destroyed) resolve();
-      else writable.end(() => resolve());
-      setTimeout(resolve, 1000).unref();
-    });
+    const { writable } = this.transport;
+    if (!writable.writableEnded && !writable.destroyed)
+      await atMost(1000, new Promise<void>((resolve) => writable.end(() => resolve())));
     this.transport.destroy();
   }
 

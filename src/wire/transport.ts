@@ -34,16 +34,11 @@ export interface Transport {
  */
 export async function hearOut({ readable, writable }: Transport): Promise<void> {
   if (readable.readableEnded || readable.destroyed) return;
-  await new Promise<void>((resolve) => {
-    // It holds the process: with nothing else under way it would end in the middle of this, without a word.
-    const timer = setTimeout(resolve, LAST_WORDS_MS);
-    const heard = () => {
-      clearTimeout(timer);
-      resolve();
-    };
-    for (const event of ['end', 'close', 'error']) readable.once(event, heard);
-    writable.end();
+  const heard = new Promise<void>((resolve) => {
+    for (const event of ['end', 'close', 'error']) readable.once(event, () => resolve());
   });
+  writable.end();
+  await atMost(LAST_WORDS_MS, heard);
 }
 
 /** Two ends of one stream. What is written to the one is read from the other. */
@@ -65,4 +60,17 @@ export function memoryPair(): [Transport, Transport] {
     destroy,
   });
   return [end('<this process>', back, there), end('<this process>', there, back)];
+}
+
+/**
+ * Waits, and no longer than that. It holds the process meanwhile: with nothing else under way Node would end in the
+ * middle of it, without a word.
+ */
+export async function atMost(milliseconds: number, promise: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, milliseconds);
+  });
+  await Promise.race([promise, late]);
+  clearTimeout(timer);
 }
