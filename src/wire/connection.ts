@@ -18,7 +18,6 @@ import {
   MAX_FRAME_BYTES,
   MAX_GREETING_BYTES,
   MAX_UNREAD_ANSWERS_BYTES,
-  MAX_WIRE_TEXT_BYTES,
   WIRE_CREDIT_BYTES,
 } from '../base/limits.ts';
 import type { ByteCount } from '../base/units.ts';
@@ -30,8 +29,8 @@ import { isFree, isKnown, MessageType, messageName, OPTIONAL_FROM } from './mess
 import type { Outgoing, Whole } from './outgoing.ts';
 import { Pulse } from './pulse.ts';
 import type { Check } from './schema.ts';
-import { errorShape, knownKind } from './session-messages.ts';
-import { atMost, hearOut, type Transport } from './transport.ts';
+import { errorShape, knownKind, wireText } from './session-messages.ts';
+import { atMost, endOf, hearOut, type Transport } from './transport.ts';
 
 /** What either side may send before it has been given credit: the greeting. */
 export const FIRST_CREDIT_BYTES = MAX_GREETING_BYTES + FRAME_HEAD_BYTES;
@@ -107,10 +106,7 @@ export class Connection {
       deadAfterMs: options.deadAfterMs,
       ask: () => void this.send(MessageType.ping).catch(() => undefined),
       mayAsk: () => this.unsentBytes < MAX_UNREAD_ANSWERS_BYTES,
-      onDeath: (reason) => {
-        this.ending = 'silent';
-        this.fail(reason);
-      },
+      onDeath: (reason) => this.fail(reason, 'silent'),
     });
   }
 
@@ -251,19 +247,15 @@ export class Connection {
       await atMost(1000, farewell);
       this.fail(this.closedError());
     }
-    const { writable } = this.transport;
-    if (!writable.writableEnded && !writable.destroyed)
-      await atMost(1000, new Promise<void>((resolve) => writable.end(() => resolve())));
+    await atMost(1000, endOf(this.transport));
     this.transport.destroy();
   }
 
   /** Tells the peer what went wrong, as far as it still listens, and ends the connection. Never throws. */
   async abandon(error: DriftmapError, text = error.message): Promise<void> {
     if (this.failure === null && !this.leaving) {
-      const message = Buffer.from(text)
-        .subarray(0, MAX_WIRE_TEXT_BYTES - 4)
-        .toString();
-      await this.sendControl(MessageType.error, { kind: error.kind, message }).catch(() => undefined);
+      const told = { kind: error.kind, message: wireText(text) };
+      await this.sendControl(MessageType.error, told).catch(() => undefined);
       this.saidWhy = true;
     }
     this.leaving = true;
@@ -282,9 +274,10 @@ export class Connection {
   }
 
   /** Ends it for a reason of ours; what waits rejects with it. */
-  fail(reason: DriftmapError): void {
+  fail(reason: DriftmapError, ending: 'said' | 'silent' | null = null): void {
     if (this.failure) return;
     this.failure = reason;
+    this.ending = ending;
     this.pulse.stop();
     clearTimeout(this.lastWords);
     this.waiter?.reject(reason);
@@ -464,8 +457,8 @@ export class Connection {
       default: {
         const { kind, message } = this.control(frame, errorShape);
         this.peerSpoke = true;
-        if (this.failure === null) this.ending = 'said';
-        this.fail(new DriftmapError(knownKind(kind), `the other site says: ${message}`, { path: this.peer }));
+        const reason = `the other site says: ${message}`;
+        this.fail(new DriftmapError(knownKind(kind), reason, { path: this.peer }), 'said');
       }
     }
   }

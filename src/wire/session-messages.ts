@@ -119,3 +119,10 @@ const errorKinds: readonly ErrorKind[] = [
 export function knownKind(kind: string): ErrorKind {
   return errorKinds.find((name) => name === kind) ?? 'io';
 }
+
+/** As much of a text as a message takes. */
+export function wireText(text: string): string {
+  return Buffer.from(text)
+    .subarray(0, MAX_WIRE_TEXT_BYTES - 4)
+    .toString();
+}

@@ -74,3 +74,9 @@ export async function atMost(milliseconds: number, promise: Promise<unknown>): P
   await Promise.race([promise, late]);
   clearTimeout(timer);
 }
+
+/** Ends our way of it; resolves when the system has taken all that was written. */
+export function endOf({ writable }: Transport): Promise<void> {
+  if (writable.writableEnded || writable.destroyed) return Promise.resolve();
+  return new Promise((resolve) => writable.end(() => resolve()));
+}
