@@ -3,7 +3,10 @@
  * the journal is, and asks.
  *
  * Batching: while nothing is on its way, what a turn has brought leaves at its end. While something is, whole messages
- * leave at once and a part of one waits a moment for more: under load few large messages wake the replica seldom.
+ * leave at once and a part of one waits a moment for more: under load few large messages wake the replica seldom. Of
+ * messages that are not whole only a few are on their way at a time, and what comes meanwhile fills the next: so the
+ * queue, which is bounded by the number of its messages, holds as much as it may however small the writes and however
+ * slow the journal.
  */
 
 import { DriftmapError } from '../../base/errors.ts';
@@ -28,6 +31,8 @@ import type { StreamQueue } from './queue.ts';
 
 /** How long a part of a message waits for more, while others are on their way. */
 const LINGER_MS = 2;
+/** So many on their way, and a message is sent only when it is whole, or when one of them is acknowledged. */
+const MOST_IN_FLIGHT = 8;
 
 interface Waiter<T> {
   readonly resolve: (value: T) => void;
@@ -176,10 +181,12 @@ export class StreamLink {
   private pumpOrLinger(): void {
     const { queue } = this;
     if (!queue.hasUnsent) return;
-    if (queue.hasWholeUnsent || !queue.isAwaited) {
+    if (queue.hasWholeUnsent || queue.inFlight === 0) {
       void this.pump();
       return;
     }
+    // An acknowledgement comes back here.
+    if (queue.inFlight >= MOST_IN_FLIGHT) return;
     this.linger ??= setTimeout(() => {
       this.linger = null;
       void this.pump();

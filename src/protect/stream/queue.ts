@@ -137,8 +137,9 @@ export class StreamQueue {
     const unsent = this.items.length - this.sent;
     return unsent > 1 || (unsent === 1 && this.open === null);
   }
-  get isAwaited(): boolean {
-    return this.sent > 0;
+  /** Messages that were sent and are not acknowledged. */
+  get inFlight(): number {
+    return this.sent;
   }
 
   /** Copies a write into the queue. False when there is no room: then some of it may be there, and all must be marked. */
