@@ -147,8 +147,14 @@ async function openCore(
   const beginning = { next: low + 1, time, suspended };
   // How far the damaged end of a direction had gone. A cut that was begun is for a writer to finish first.
   const damaged = { undo: 0, do: 0 };
-  const passing = (direction: 'undo' | 'do') =>
-    pass && cut === null ? { passOver: (last: number) => void (damaged[direction] = last) } : {};
+  const passing = (direction: 'undo' | 'do') => {
+    if (!pass || cut !== null) return {};
+    return {
+      passOver(last: number) {
+        damaged[direction] = last;
+      },
+    };
+  };
   const common = { write, beginning, warn };
   const undo = await openStream(place, 'undo', { ...common, durable: durableUndo, ...passing('undo') });
   const redo = await openStream(place, 'do', { ...common, durable: durableDo, ...passing('do') });
