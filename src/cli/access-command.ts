@@ -1,14 +1,15 @@
 /** `driftmap access`: the disks of a group as of a point, over NBD. */
 
+import { mkdirSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { DriftmapError } from '../base/errors.ts';
+import { DriftmapError, systemError } from '../base/errors.ts';
 import { humanSize } from '../base/units.ts';
 import type { GroupFile } from '../protect/group/group-file.ts';
 import type { TimedPoint } from '../protect/replica/points-report.ts';
 import type { AccessState } from '../protect/replica/replica-group.ts';
 import { Exit, warn } from './exit.ts';
-import { explainGroup, explainTimes, warnOfOthers } from './points-command.ts';
+import { explainGroup, explainTimes, type Missing, warnOfMissing, warnOfOthers } from './points-command.ts';
 import { paint, print, printable } from './terminal.ts';
 
 interface AccessFlags {
@@ -28,7 +29,11 @@ interface AccessFlags {
 }
 
 type Told = Omit<AccessState, 'point'> &
-  TimedPoint & { readonly others: readonly TimedPoint[]; readonly ended?: string };
+  TimedPoint & {
+    readonly others: readonly TimedPoint[];
+    readonly missing?: Missing | null;
+    readonly ended?: string;
+  };
 
 export function defineAccess(program: Command): void {
   program
@@ -45,9 +50,10 @@ export function defineAccess(program: Command): void {
       ),
     )
     .addOption(
-      new Option('-U, --socket-dir <folder>', 'a Unix socket for each disk, FOLDER/DISK.sock').conflicts(
-        'listen',
-      ),
+      new Option(
+        '-U, --socket-dir <folder>',
+        'a Unix socket for each disk, FOLDER/DISK.sock; the folder is made',
+      ).conflicts('listen'),
     )
     .option('--rolled', 'roll the disks themselves there and serve them: at their own speed')
     .option('-r, --read-only', 'let nobody write')
@@ -101,6 +107,7 @@ async function runAccess(path: string, flags: AccessFlags): Promise<void> {
   if (flags.at === undefined)
     throw new DriftmapError('argument', "expected --at with a time, a bookmark, a sequence or 'latest'");
   const { askReplica } = await import('../protect/replica/host.ts');
+  if (flags.socketDir !== undefined) makeSocketFolder(resolve(flags.socketDir));
   const place =
     flags.socketDir === undefined ? (flags.listen ?? {}) : { socketFolder: resolve(flags.socketDir) };
   const { tlsCertificates, tlsPsk, tlsVerifyPeer } = flags;
@@ -125,13 +132,23 @@ async function runAccess(path: string, flags: AccessFlags): Promise<void> {
   const onProgress = (progress: unknown) => session.told(progress);
   const options = { signal: session.signal, onProgress, onWarning: warn };
   const answer = await askReplica(file, 'POST /access', body, options).catch((error: unknown) => {
-    const isGone = error instanceof DriftmapError && error.kind === 'not-found';
+    const isGone = error instanceof DriftmapError && error.kind === 'not-found' && error.operation === 'find';
     if (isGone && file.replica?.snapshots != null)
       warn(`a snapshot may have it: driftmap snapshots access ${path} ${flags.at}`);
     throw error;
   });
   await session.end(answer as Told);
   process.exitCode = Exit.equal;
+}
+
+/** What is in it is for this user alone. Folders above it are not made: a name that was mistyped is to be seen. */
+function makeSocketFolder(path: string): void {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== 'EEXIST') throw systemError(cause, { path, operation: 'create' });
+  }
 }
 
 /** An access from its beginning to its end, as its terminal sees it. */
@@ -159,6 +176,7 @@ class AccessSession {
     if (open === undefined) return;
     this.open = open;
     if (!this.json) warnOfOthers(open.others);
+    if (!this.json) warnOfMissing(open.missing);
     void print(this.json ? `${JSON.stringify(open)}\n` : describeOpen(open));
   }
 

@@ -34,7 +34,12 @@ export function definePoints(program: Command): void {
 async function runPoints(path: string, flags: { all?: boolean; json?: boolean }): Promise<void> {
   const { readGroupFile } = await import('../protect/group/group-file.ts');
   const { askReplica } = await import('../protect/replica/host.ts');
-  const report = (await askReplica(readGroupFile(path), 'GET /points')) as PointsReport;
+  const report = (await askReplica(
+    readGroupFile(path),
+    'GET /points',
+    {},
+    { onWarning: warn },
+  )) as PointsReport;
   if (flags.json) {
     await print(`${JSON.stringify(report, null, 2)}\n`);
   } else {
@@ -171,6 +176,18 @@ async function runRoll(path: string, flags: { to: string; json?: boolean }): Pro
     await print(`rolled to ${at}  ${paint('dim', `sequence ${sequence}; ${then}`)}\n`);
   }
   process.exitCode = Exit.equal;
+}
+
+/** Of the latest point, when production is making up for writes, or cannot. */
+export interface Missing extends TimedPoint {
+  readonly reason: string;
+}
+
+export function warnOfMissing(missing: Missing | null | undefined): void {
+  if (missing == null) return;
+  warn(
+    `this is not the present: writes of production after ${missing.at} are missing (${printable(missing.reason)})`,
+  );
 }
 
 /** The clock passed the time more than once. */

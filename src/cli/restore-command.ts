@@ -9,7 +9,7 @@ import type { GroupFile } from '../protect/group/group-file.ts';
 import type { TimedPoint } from '../protect/replica/points-report.ts';
 import type { SnapshotInfo } from '../snapshots/manifest.ts';
 import { Exit, warn } from './exit.ts';
-import { explainGroup, explainTimes } from './points-command.ts';
+import { explainGroup, explainTimes, type Missing, warnOfMissing } from './points-command.ts';
 import { createLineBar } from './snapshots-bar.ts';
 import { shortId, withRepository } from './snapshots-store.ts';
 import { stopOnSignals } from './stop.ts';
@@ -105,8 +105,7 @@ async function restoreFrom(file: GroupFile, flags: RestoreFlags, run: Run): Prom
   } catch (error) {
     const mayBeElsewhere = error instanceof DriftmapError && isNotThere(error);
     if (flags.from === 'journal' || file.replica?.snapshots == null || !mayBeElsewhere) throw error;
-    warn(`not from the journal: ${error.message}`);
-    return fromSnapshot(file, flags, run);
+    return fromSnapshot(file, flags, run, error);
   }
 }
 
@@ -118,23 +117,33 @@ function isNotThere({ kind, operation }: DriftmapError): boolean {
 
 async function fromJournal(
   file: GroupFile,
-  { at, to, overwrite }: RestoreFlags,
+  { at, to, overwrite, json }: RestoreFlags,
   run: Run,
 ): Promise<Restored> {
   const { askReplica } = await import('../protect/replica/host.ts');
   const body = { at, to: resolve(to), ...(overwrite && { overwrite }) };
   const options = { signal: run.signal, onProgress: run.show, onWarning: warn };
   const done = (await askReplica(file, 'POST /restore', body, options)) as TimedPoint &
-    Pick<Restored, 'files' | 'bytes'>;
+    Pick<Restored, 'files' | 'bytes'> & { readonly missing: Missing | null };
+  if (!json) warnOfMissing(done.missing);
   const { time, files, bytes } = done;
   return { from: 'journal', snapshot: null, time, distance: distanceOf(at, time), files, bytes };
 }
 
-async function fromSnapshot(file: GroupFile, flags: RestoreFlags, run: Run): Promise<Restored> {
+/** @param why it is not from the journal; null when nobody asked there */
+async function fromSnapshot(
+  file: GroupFile,
+  flags: RestoreFlags,
+  run: Run,
+  why: DriftmapError | null = null,
+): Promise<Restored> {
+  let isFound = false;
   const { restoreFiles } = await import('../snapshots/restore-files.ts');
   const { mkdirSync } = await import('node:fs');
-  return withRepository(file.path, flags, run.signal, async (repository) => {
+  return withRepository(file.path, flags, run.signal, async (repository): Promise<Restored> => {
     const snapshot = await pick(repository, file.group, flags.at, run.signal);
+    isFound = true;
+    if (why !== null) warn(`not from the journal: ${why.message}`);
     mkdirSync(flags.to, { recursive: true });
     const files = snapshot.disks.map(({ name }) => ({ disk: name, path: resolve(flags.to, fileOf(name)) }));
     const { overwrite } = flags;
@@ -146,6 +155,11 @@ async function fromSnapshot(file: GroupFile, flags: RestoreFlags, run: Run): Pro
     const { time } = snapshot.point;
     const distance = distanceOf(flags.at, time);
     return { from: 'snapshot', snapshot: snapshot.id, time, distance, files, bytes: restored.bytesFetched };
+  }).catch((error: unknown) => {
+    if (isFound || why === null || run.signal.aborted || !(error instanceof DriftmapError)) throw error;
+    // A word that is neither a point nor a time: no store has it.
+    if (why.kind === 'argument') throw why;
+    throw new DriftmapError(why.kind, `${why.message}; nor from a snapshot: ${error.message}`);
   });
 }
 

@@ -84,6 +84,7 @@ function defineTake(snapshots: Command): void {
     .addOption(
       new Option('--full', 'read everything, as if there were none').conflicts(['changed', 'parent']),
     )
+    .option('--at <point>', "of a group: a time, a bookmark, a sequence (default: 'latest')")
     .option('--name <text>', 'a name for this moment')
     .option('--application', "the guest's programs were brought to rest")
     .option('--configuration <file>', 'a description of the virtual machine to keep with it')

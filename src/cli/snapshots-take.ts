@@ -27,12 +27,15 @@ export interface TakeFlags extends StoreFlags {
   application?: boolean;
   configuration?: string;
   limit?: number;
+  at?: string;
   quiet?: boolean;
 }
 
 export async function runTake(store: string, disks: string[], flags: TakeFlags): Promise<void> {
   const signal = stopOnSignals();
   if (disks.length === 0) return takeOfGroup(store, flags, signal);
+  if (flags.at !== undefined)
+    throw new DriftmapError('argument', "--at is for a group's file: disks are taken as they are");
   const group = flags.group ?? split(disks[0]!).name;
   await withRepository(store, { ...flags, group }, signal, async (repository) => {
     const { takeSnapshot } = await import('../snapshots/take.ts');
@@ -97,7 +100,8 @@ async function takeOfGroup(path: string, flags: TakeFlags, signal: AbortSignal):
   let taken: TakenOfGroup;
   try {
     const options = { signal, onProgress, onWarning: warn };
-    taken = (await askReplica(readGroupFile(path), 'POST /snapshot', {}, options)) as TakenOfGroup;
+    const body = flags.at === undefined ? {} : { at: flags.at };
+    taken = (await askReplica(readGroupFile(path), 'POST /snapshot', body, options)) as TakenOfGroup;
   } finally {
     bar.stop();
   }

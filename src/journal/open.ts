@@ -49,6 +49,11 @@ export interface JournalOptions {
    * was durable when it was opened; once a writer uses the journal its views end with a `mismatch` error.
    */
   readonly access?: 'read' | 'write';
+  /**
+   * Of one that is open for reading, whose last segment of a direction is damaged in its metadata: `pass` opens it with
+   * the points that do not need what is damaged, and a warning. `refuse` (the default) throws.
+   */
+  readonly damage?: 'refuse' | 'pass';
 }
 
 /**
@@ -97,7 +102,8 @@ export async function openJournal(
   const lock = write ? folder.lock() : null;
   try {
     const warnings: string[] = [];
-    const core = await openCore(folder, write, (line) => warnings.push(line));
+    const pass = !write && options.damage === 'pass';
+    const core = await openCore(folder, { write, pass }, (line) => warnings.push(line));
     if (options.disks) core.attach(options.disks);
     return new Journal(core, { lock, clock: clockOf(options), warnings });
   } catch (error) {
@@ -114,7 +120,17 @@ function clockOf({ clock = Date.now }: JournalOptions): () => Time {
   };
 }
 
-async function openCore(folder: JournalFolder, write: boolean, warn: (line: string) => void): Promise<Core> {
+interface Manner {
+  readonly write: boolean;
+  /** Damage is passed over where that can be done. */
+  readonly pass: boolean;
+}
+
+async function openCore(
+  folder: JournalFolder,
+  { write, pass }: Manner,
+  warn: (line: string) => void,
+): Promise<Core> {
   const group = loadGroup(folder);
   const newest = folder.list().filter((name) => name.startsWith('undo.meta.'));
   const watched = [POSITION_FILE, ...newest.sort().slice(-1)];
@@ -129,11 +145,25 @@ async function openCore(folder: JournalFolder, write: boolean, warn: (line: stri
   const sizes = group.disks.map(({ size }) => size);
   const place: Place = { folder, journal: group.journal, sizes, segmentBytes: group.segmentBytes };
   const beginning = { next: low + 1, time, suspended };
-  const undo = await openStream(place, 'undo', { durable: durableUndo, write, beginning, warn });
-  const redo = await openStream(place, 'do', { durable: durableDo, write, beginning, warn });
+  // How far the damaged end of a direction had gone. A cut that was begun is for a writer to finish first.
+  const damaged = { undo: 0, do: 0 };
+  const passing = (direction: 'undo' | 'do') => {
+    if (!pass || cut !== null) return {};
+    return {
+      passOver(last: number) {
+        damaged[direction] = last;
+      },
+    };
+  };
+  const common = { write, beginning, warn };
+  const undo = await openStream(place, 'undo', { ...common, durable: durableUndo, ...passing('undo') });
+  const redo = await openStream(place, 'do', { ...common, durable: durableDo, ...passing('do') });
   // A roll forwards says where it goes by the overwritten data that it appends; a cut is not made in the middle of one.
   const grown = cut === null && undo.last > durableUndo;
-  const high = grown ? Math.max(undo.last, position.high) : position.high;
+  const grownTo = grown ? Math.max(undo.last, position.high) : position.high;
+  // The disks may have taken all that the damaged end told of; of what is no new data they have nothing.
+  const told = damaged.do > 0 ? damaged.do : redo.last;
+  const high = damaged.undo > grownTo ? Math.max(grownTo, Math.min(damaged.undo, told)) : grownTo;
   const core = new Core(place, group, redo, undo, { ...position, high });
   if (redo.segments.length > 0 && redo.first > low + 1) {
     const reason = `the new data of sequences ${low + 1} to ${redo.first - 1} is missing: put back its files`;

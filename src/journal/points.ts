@@ -129,14 +129,14 @@ function* notables(core: Core): Generator<Notable, undefined> {
 
 /**
  * The point that is meant.
- * @throws DriftmapError `not-found` when there is none, saying which there are; `argument` when it lies in a
+ * @throws DriftmapError `not-found` (operation `find`) when there is none, saying which there are; `argument` when it lies in a
  *   suspension
  */
 export function findPoint(core: Core, target: Target): Found {
   const points = listPoints(core);
   if (points.ranges.length === 0) {
     const reason = 'no point can be rolled to: the replica must be synchronized anew';
-    throw new DriftmapError('not-found', reason, { path: core.path });
+    throw new DriftmapError('not-found', reason, { path: core.path, operation: 'find' });
   }
   if (target === 'latest') return { ...points.ranges.at(-1)!.to, others: [] };
   if ('bookmark' in target) return findBookmark(core, points, target.bookmark);
@@ -150,7 +150,7 @@ function findBookmark(core: Core, points: Points, name: string): Found {
   if (mark === undefined) {
     const names = points.bookmarks.map((bookmark) => `'${bookmark.name}'`).join(', ') || 'none';
     const reason = `no bookmark is called '${name}'; there are: ${names}`;
-    throw new DriftmapError('not-found', reason, { path: core.path });
+    throw new DriftmapError('not-found', reason, { path: core.path, operation: 'find' });
   }
   checkReachable(core, points, mark.sequence);
   return { sequence: mark.sequence, time: mark.time, others: [] };
@@ -167,6 +167,7 @@ function checkReachable(core: Core, points: Points, sequence: Sequence): void {
   }
   throw new DriftmapError('not-found', `no point has sequence ${sequence}; there are ${told(points)}`, {
     path: core.path,
+    operation: 'find',
   });
 }
 
@@ -184,7 +185,7 @@ function findTime(core: Core, points: Points, time: Time): Found {
   if (chosen === null) {
     const earliest = new Date(from.time).toISOString();
     const reason = `no point is as old as ${new Date(time).toISOString()}; the oldest is of ${earliest}`;
-    throw new DriftmapError('not-found', reason, { path: core.path });
+    throw new DriftmapError('not-found', reason, { path: core.path, operation: 'find' });
   }
   const others: Point[] = [];
   for (const step of points.clockSteps.toReversed()) {

@@ -6,6 +6,8 @@
  * the position file says so too. A record that is not whole past that point was being written when the machine
  * stopped: the tail is torn, and is cut off. One before it that the file still holds is damage, which is an error;
  * but where the file itself ends too early, somebody cut it, and the journal opens with what is left and a warning.
+ * Who only reads may ask for the same where the last segment is damaged: what comes before the damage is used as if
+ * the rest had been cut off, and how far the rest had gone is told apart, because the disks may have taken it.
  */
 
 import { DriftmapError } from '../base/errors.ts';
@@ -43,6 +45,8 @@ export interface Recovery {
   readonly beginning: Beginning;
   /** Told of what a user should know. */
   readonly warn: (line: string) => void;
+  /** Passes over a damaged end, and is told up to where its records may have gone. Absent: damage is an error. */
+  readonly passOver?: ((last: Sequence) => void) | undefined;
 }
 
 /** @throws DriftmapError `malformed`, `mismatch`, `unsupported`, `limit`, `io`, with the path and the offset */
@@ -207,7 +211,7 @@ async function readTail(
   meta.read(0, bytes);
   const slots = readSlots(bytes, segment, place.sizes);
   const durable = Math.max(recovery.durable, slots.committed);
-  checkStop(slots, segment, durable, meta.path);
+  const isDamaged = checkStop(slots, segment, durable, meta.path, recovery);
   const whole = wholeRecords(slots, segment, data, durable);
   const { table } = slots;
   let dataEnd: ByteOffset = HEADER_BYTES;
@@ -221,7 +225,8 @@ async function readTail(
   segment.table = table;
   const kept = slots.notables.filter(({ record }) => record.sequence < segment.first + whole);
   segment.admit(whole, kept, dataEnd, metaEnd);
-  if (segment.last < durable) {
+  if (isDamaged) recovery.passOver?.(slots.lastAfter);
+  else if (segment.last < durable) {
     const lost = `${segment.last + 1} to ${durable}`;
     recovery.warn(`${meta.path}: cut off after it was durable; sequences ${lost} are lost`);
   }
@@ -233,12 +238,21 @@ async function readTail(
   await data.sync();
 }
 
-/** Tells damage from a torn tail: throws for damage. */
-function checkStop({ stopped, table }: Slots, segment: Segment, durable: Sequence, path: string): void {
-  if (stopped === null) return;
+/** Tells damage from a torn tail: throws for damage, unless it is to be passed over. @returns whether there is some */
+function checkStop(
+  { stopped, table }: Slots,
+  segment: Segment,
+  durable: Sequence,
+  path: string,
+  { passOver, warn }: Recovery,
+): boolean {
+  if (stopped === null) return false;
   const sequence = segment.first + table.count;
-  if (sequence > durable || stopped.cut) return;
-  throw malformed(`record ${sequence}, which was durable: ${stopped.reason}`, path, stopped.at);
+  if (sequence > durable || stopped.cut) return false;
+  const error = malformed(`record ${sequence}, which was durable: ${stopped.reason}`, path, stopped.at);
+  if (passOver === undefined) throw error;
+  warn(`${error.message}; from there on this file is not used`);
+  return true;
 }
 
 /** How many records from the start have their data: what was not known to be durable is checked byte by byte. */

@@ -280,6 +280,8 @@ export interface Slots {
   readonly stopped: { readonly at: ByteOffset; readonly reason: string; readonly cut: boolean } | null;
   /** Everything up to here was durable once, as the records themselves say. */
   readonly committed: Sequence;
+  /** The last sequence that the bytes after that may have had a record of. */
+  readonly lastAfter: Sequence;
 }
 
 /**
@@ -312,15 +314,20 @@ export function readSlots(bytes: Uint8Array, segment: Segment, sizes: readonly B
     at += metaBytesOf(Buffer.byteLength(record.text));
     metaEnds.push(at);
   }
+  let after = { end: at, sequence: segment.first + table.count - 1 };
   // Records after the one that is not whole tell what had been durable before it.
   for (let later = at + SLOT_BYTES; stopped && later + SLOT_BYTES <= bytes.length; later += SLOT_BYTES) {
     if (!isWholeSlot(bytes, view, later, segment.metaSalt)) continue;
     const record = decodeRecord(bytes, view, later, segment.metaSalt);
     if (typeof record !== 'string' && record.sequence > segment.first + table.count) {
       committed = Math.max(committed, record.committed);
+      const end = later + metaBytesOf(Buffer.byteLength(record.text));
+      if (record.sequence > after.sequence) after = { end, sequence: record.sequence };
     }
   }
-  return { table, notables, metaEnds, stopped, committed };
+  // What is not whole at the very end may have been records too, each of a slot at least.
+  const lastAfter = after.sequence + Math.max(0, Math.ceil((bytes.length - after.end) / SLOT_BYTES));
+  return { table, notables, metaEnds, stopped, committed, lastAfter };
 }
 
 /** Why a record cannot stand here; null when it can. */

@@ -2,15 +2,25 @@
 
 import { join } from 'node:path';
 import { DriftmapError } from '../../base/errors.ts';
+import type { Journal } from '../../journal/journal.ts';
 import { openJournal } from '../../journal/open.ts';
-import { type AskOptions, askControl, type ControlServer, serveControl } from '../group/control.ts';
+import { openFileUnit } from '../../lu/file-unit.ts';
+import type { LogicalUnit } from '../../lu/logical-unit.ts';
+import {
+  type AskOptions,
+  askControl,
+  type ControlRequest,
+  type ControlServer,
+  serveControl,
+} from '../group/control.ts';
 import { type GroupFile, replicaOf } from '../group/group-file.ts';
-import { type OpenReplicaOptions, openReplicaGroup } from './open-replica.ts';
+import { hasReplica, noJournal, type OpenReplicaOptions, openReplicaGroup } from './open-replica.ts';
 import { type PointsReport, reportPoints } from './points-report.ts';
 import type { ReplicaGroup } from './replica-group.ts';
-import { replicaRoutes, tellSnapshot } from './routes.ts';
+import { replicaRoutes, restore, tellSnapshot } from './routes.ts';
 import { Snapshots } from './snapshots.ts';
 import { loadReplicaRecord } from './state-file.ts';
+import { findTarget } from './target.ts';
 
 /** Where a replica's process is asked. */
 export function replicaSocket(file: GroupFile): string {
@@ -71,24 +81,35 @@ export async function askReplica(
 ): Promise<unknown> {
   const asked = await askControl(replicaSocket(file), name, body, options);
   if (asked !== null) return asked.answer;
-  if (name === 'GET /points') return readPoints(file);
-  const host = await hostReplica(file, { schedules: false });
+  if (name === 'GET /points') return readPoints(file, options.onWarning);
+  const signal = options.signal ?? new AbortController().signal;
+  const request: ControlRequest = { body, signal, tell: (progress) => options.onProgress?.(progress) };
+  let host: ReplicaHost;
+  try {
+    host = await hostReplica(file, { schedules: false });
+  } catch (error) {
+    const isDamaged = error instanceof DriftmapError && error.kind === 'malformed';
+    if (!isDamaged || name !== 'POST /restore') throw error;
+    return restoreDamaged(file, request, error, options.onWarning);
+  }
   try {
     for (const warning of host.group.warnings) options.onWarning?.(warning);
     const route = replicaRoutes(host.group, host.snapshots)[name];
     if (route === undefined) throw new DriftmapError('internal', `no such request: ${name}`);
-    const signal = options.signal ?? new AbortController().signal;
-    return await route({ body, signal, tell: (progress) => options.onProgress?.(progress) });
+    return await route(request);
   } finally {
     await host.close();
   }
 }
 
-/** Nothing is locked, nor changed. */
-async function readPoints(file: GroupFile): Promise<PointsReport> {
-  const { journal: path } = replicaOf(file);
-  const journal = await openJournal(path, { access: 'read' });
+/** Nothing is locked, nor changed. What a damaged end of the journal leaves is told. */
+async function readPoints(file: GroupFile, onWarning?: (line: string) => void): Promise<PointsReport> {
+  const side = replicaOf(file);
+  const { journal: path } = side;
+  if (!hasReplica(file)) throw noJournal(file, side);
+  const journal = await openJournal(path, { access: 'read', damage: 'pass' });
   try {
+    for (const warning of journal.warnings) onWarning?.(warning);
     const record = loadReplicaRecord(path);
     const failedOver = record?.failedOver ?? null;
     const stale =
@@ -98,5 +119,34 @@ async function readPoints(file: GroupFile): Promise<PointsReport> {
     return reportPoints(journal, record, stale);
   } finally {
     await journal.close();
+  }
+}
+
+/**
+ * From the points that a damaged end of the journal leaves; nothing is changed.
+ * @throws DriftmapError `damage`, where nothing can be said of the disks: somebody has worked on them
+ */
+async function restoreDamaged(
+  file: GroupFile,
+  request: ControlRequest,
+  damage: DriftmapError,
+  onWarning?: (line: string) => void,
+): Promise<unknown> {
+  const side = replicaOf(file);
+  const record = loadReplicaRecord(side.journal);
+  if (record !== null && (record.failedOver !== null || record.rolled !== null || record.renewing))
+    throw damage;
+  const disks = new Map<string, LogicalUnit>();
+  let journal: Journal | null = null;
+  try {
+    for (const { name, path } of side.disks) disks.set(name, openFileUnit(path));
+    journal = await openJournal(side.journal, { access: 'read', damage: 'pass', disks });
+    for (const warning of journal.warnings) onWarning?.(warning);
+    const opened = journal;
+    const find = (target: string) => findTarget(opened, target, Date.now());
+    return await restore({ journal: opened, find }, request);
+  } finally {
+    await journal?.close();
+    for (const disk of disks.values()) await disk.close();
   }
 }

@@ -108,9 +108,10 @@ async function makeReplica(
   saveReplicaRecord(side.journal, { ...newRecord(), ...(snapshots && { snapshots }) });
 }
 
-function noJournal({ group }: GroupFile, { journal }: ReplicaSide): DriftmapError {
+/** Its operation is `find`: where there is no journal, no point is in it. */
+export function noJournal({ group }: GroupFile, { journal }: ReplicaSide): DriftmapError {
   const reason = `there is no journal of group '${group}': 'driftmap protect' at production makes one`;
-  return new DriftmapError('not-found', reason, { path: journal });
+  return new DriftmapError('not-found', reason, { path: journal, operation: 'find' });
 }
 
 function checkGroup(file: GroupFile, side: ReplicaSide, journal: Journal): void {

@@ -32,6 +32,9 @@ export interface RestoreOptions {
     | undefined;
 }
 
+/** What there is to restore from: a group that is open, or a journal that is damaged. */
+export type RestoreSource = Pick<ReplicaGroup, 'find' | 'journal'>;
+
 export interface RestoredPoint extends Point {
   readonly files: readonly { readonly disk: string; readonly path: string }[];
   /** Bytes that were written; the rest are zeros. */
@@ -46,7 +49,7 @@ const PIECES_A_TURN = 4;
  * @throws DriftmapError `policy` where a file is there already; as `ReplicaGroup.find`; what reading and writing throw
  */
 export async function restoreFromJournal(
-  group: ReplicaGroup,
+  group: RestoreSource,
   options: RestoreOptions,
 ): Promise<RestoredPoint> {
   const { at, to, overwrite = false, signal } = options;

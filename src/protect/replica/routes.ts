@@ -11,7 +11,7 @@ import { failBack, failOver } from './failover.ts';
 import { metricsOf } from './metrics.ts';
 import { reportPoints, timed } from './points-report.ts';
 import type { ReplicaGroup } from './replica-group.ts';
-import { restoreFromJournal } from './restore.ts';
+import { type RestoreSource, restoreFromJournal } from './restore.ts';
 import { rollGroup } from './roll.ts';
 import type { Snapshots } from './snapshots.ts';
 
@@ -89,7 +89,7 @@ export function tellSnapshot(taken: TakenSnapshot): object {
   return { id, ...timed(point), bookmark: point.bookmark, parent, ...cost };
 }
 
-async function restore(group: ReplicaGroup, { body, signal, tell }: ControlRequest) {
+export async function restore(group: RestoreSource, { body, signal, tell }: ControlRequest) {
   const fields = fieldsOf(body);
   const at = fields.text('at');
   const to = fields.text('to');
@@ -102,7 +102,13 @@ async function restore(group: ReplicaGroup, { body, signal, tell }: ControlReque
     signal,
     onProgress: tell,
   });
-  return { ...timed(point), files, bytes };
+  return { ...timed(point), files, bytes, missing: missingAfter(group, at) };
+}
+
+/** Since when, and why, writes of production are missing although the latest point was asked for; else null. */
+function missingAfter({ journal }: RestoreSource, at: string) {
+  const last = at === 'latest' ? journal.points().suspensions.at(-1) : undefined;
+  return last === undefined || last.to !== null ? null : { ...timed(last.from), reason: last.reason };
 }
 
 /** Answers only when the access has ended. It is discarded when whoever asked for it goes away. */
@@ -120,7 +126,8 @@ async function access(group: ReplicaGroup, { body, signal, tell }: ControlReques
   const open = await startAccess(group, { at, kind, overlay, readOnly, place, tls, onTrouble });
   const { others } = group.find(at);
   const { point, ...state } = open.state();
-  const told = { ...state, ...timed(point), others: others.map(timed) };
+  const missing = missingAfter(group, at);
+  const told = { ...state, ...timed(point), others: others.map(timed), missing };
   tell({ open: told });
   const gone = () => void open.end('discard').catch(() => undefined);
   if (signal.aborted) gone();
