@@ -92,7 +92,8 @@ class Network {
           from.pause();
           while (this.mode === 'frozen') await sleep(50);
           if (this.mode === 'slow') await sleep(bytes.length / 2000);
-          if (!to.destroyed && !to.write(bytes)) await Promise.race([once(to, 'drain'), pairEnded]);
+          if (!to.destroyed && !to.write(bytes))
+            await Promise.race([once(to, 'drain').catch(() => undefined), pairEnded]);
           from.resume();
         });
         const end = () => {

@@ -19,7 +19,7 @@ it('questions that are wrong are refused by name, and change nothing', async () 
     ['POST /forget', { name: 'none' }, "no bookmark is called 'none'"],
     ['POST /access', { at: 'latest', port: 65_536 }, 'request: port: expected a port'],
     ['POST /access', { at: 'latest', kind: 'real' }, 'request: kind: expected'],
-    ['POST /access', { at: 'latest', socketFolder: join(folder, 'none') }, 'listen failed'],
+    ['POST /access', { at: 'latest', socketFolder: join(folder, 'none') }, 'there is no folder'],
     ['POST /access', { at: 'latest', overlay: join(folder, 'none'), socketFolder: folder }, 'no such file'],
     ['POST /access/end', { how: 'discard' }, 'no such access is open'],
     ['POST /failover', { force: 'yes' }, 'request: force: expected true or false'],
