@@ -1,5 +1,5 @@
 // Endurance of continuous protection: `node scripts/soak.mjs [--minutes M] [--seed N] [--folder DIR]`. Needs a built dist/,
-// fio, nbdcopy, and root (for tmpfs). Prints what was done and found; exits 1 when anything was lost.
+// fio, and root (for tmpfs). Prints what was done and found; exits 1 when anything was lost.
 //
 // Two disks of one group are written to through the splitter by fio, which verifies what it reads back, while a seeded
 // script kills and stops the replica, cuts, freezes and slows the network between them, fills the journal's file system
@@ -7,7 +7,7 @@
 // summed (SHA-256), and a bookmark is set. At the end:
 //   nothing acknowledged is lost      fio's verification, over the whole of each disk
 //   the replica becomes equal         cmp of each disk, once the group streams again
-//   every bookmark is what it was     each that can be reached is opened and summed; each snapshot too
+//   every bookmark is what it was     each that can be reached is rolled to, and the disks are summed
 //   memory is flat                    RSS of both processes, sampled each second
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
