@@ -195,7 +195,8 @@ async function rivals(pair, differing) {
         '--address',
         farIp,
       ],
-      { stdio: 'inherit' },
+      // With a socket as its standard input rsync takes itself for a child of inetd, and does not listen.
+      { stdio: ['ignore', 'inherit', 'inherit'] },
     );
     stops.push(() => daemon.kill());
     await untilServed(`rsync://${farIp}:8730/`);
