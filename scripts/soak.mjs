@@ -1,13 +1,14 @@
 // Endurance of continuous protection: `node scripts/soak.mjs [--minutes M] [--seed N] [--folder DIR]`. Needs a built dist/,
-// fio, and root (for tmpfs). Prints what was done and found; exits 1 when anything was lost.
+// fio, and root (for file systems of its own, on loop devices). Prints what was done and found; exits 1 when anything was lost.
 //
 // Two disks of one group are written to through the splitter by fio, which verifies what it reads back, while a seeded
 // script kills and stops the replica, cuts, freezes and slows the network between them, fills the journal's file system
 // and the snapshots' store, and empties them again. Now and then the writers are held for a moment, both disks are
-// summed (SHA-256), and a bookmark is set. At the end:
+// summed (SHA-256), and a bookmark is set; at some of them a snapshot is taken. At the end:
 //   nothing acknowledged is lost      fio's verification, over the whole of each disk
 //   the replica becomes equal         cmp of each disk, once the group streams again
-//   every bookmark is what it was     each that can be reached is rolled to, and the disks are summed
+//   every bookmark is what it was     each is rolled to, newest first, and the disks are summed
+//   every snapshot is what it was     the store is verified; each of a bookmark is restored from it, and summed
 //   memory is flat                    RSS of both processes, sampled each second
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
@@ -18,7 +19,9 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
+  statfsSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -60,18 +63,30 @@ const log = (text) => console.log(`${new Date().toISOString().slice(11, 19)} ${t
 const mounts = [];
 function mountSmall(path, mebibytes) {
   mkdirSync(path, { recursive: true });
-  const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${mebibytes}m`, 'tmpfs', path]);
-  if (status !== 0) throw new Error('a tmpfs cannot be mounted: run as root');
+  writeFileSync(`${path}.img`, '');
+  truncateSync(`${path}.img`, mebibytes * 2 ** 20);
+  for (const [command, ...args] of [
+    ['mkfs.ext4', '-q', '-F', '-m', '0', `${path}.img`],
+    ['mount', '-o', 'loop', `${path}.img`, path],
+  ]) {
+    const { status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
+    if (status !== 0) throw new Error(`${command} failed (run as root): ${stderr}`);
+  }
   mounts.push(path);
 }
 
-function driftmap(...args) {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [bin, ...args], {
-    encoding: 'utf8',
-    maxBuffer: 2 ** 26,
-  });
-  return { status, stdout, stderr };
+/** Never a synchronous call while the group works: the network between the sites lives in this process. */
+async function run(command, args) {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const said = { stdout: '', stderr: '' };
+  for (const name of ['stdout', 'stderr'])
+    child[name].on('data', (text) => {
+      said[name] += text;
+    });
+  const status = await new Promise((resolve) => child.on('close', resolve));
+  return { status, ...said };
 }
+const driftmap = (...args) => run(process.execPath, [bin, ...args]);
 
 /** The network between production and replica: it can be cut, frozen and slowed. */
 class Network {
@@ -168,6 +183,12 @@ async function sha256(path) {
   return hash.digest('hex');
 }
 
+async function sumsOf(suffix) {
+  const sums = {};
+  for (const disk of disks) sums[disk] = await sha256(at(`${disk}.${suffix}`));
+  return sums;
+}
+
 /** fio on one disk, round after round, until it is told to end. */
 class Load {
   rounds = 0;
@@ -186,6 +207,7 @@ class Load {
           : ['--rw=randwrite', '--bs=4k', '--iodepth=16'];
       const args = [
         '--name=soak',
+        '--thread', // in one process, which a signal holds as a whole
         '--ioengine=nbd',
         `--uri=${uri}`,
         `--size=${sizeMiB}M`,
@@ -220,25 +242,43 @@ class Load {
 }
 
 const bookmarks = [];
+const snapshots = [];
 async function bookmark(loads, number) {
   for (const load of loads) load.hold('SIGSTOP');
   // What the server has received is on the disk in a moment; what is in the sockets is nobody's write yet.
   await sleep(400);
   try {
     const name = `soak-${number}`;
-    const { status, stderr } = driftmap('bookmark', at('group.json'), name);
-    const sums = {};
-    for (const disk of disks) sums[disk] = await sha256(at(`${disk}.raw`));
-    if (status === 0) bookmarks.push({ name, sums });
-    else return `not set (${stderr.trim().split('\n').at(-1)})`;
+    const sums = await sumsOf('raw');
+    const { status, stderr } = await driftmap('bookmark', at('group.json'), name);
+    if (JSON.stringify(await sumsOf('raw')) !== JSON.stringify(sums))
+      throw new Error('the writers were not held: the sums of a bookmark would mean nothing');
+    if (status !== 0) return `not set (${stderr.trim().split('\n').at(-1)})`;
+    const made = { name, sums, snapshot: null };
+    bookmarks.push(made);
+    if (bookmarks.length % 3 === 1) snapshots.push(snapshotAt(made));
     return 'set';
   } finally {
     for (const load of loads) load.hold('SIGCONT');
   }
 }
 
-function state() {
-  const { stdout } = driftmap('protect', at('group.json'), '--status', '--json');
+/** Beside all else that goes on, and again when it failed: what was sent is not sent again. */
+async function snapshotAt(made) {
+  for (let tries = 1; tries <= 20; tries++) {
+    const taken = await driftmap('snapshots', 'take', at('group.json'), '--at', made.name, '--json');
+    if (taken.status === 0) {
+      made.snapshot = JSON.parse(taken.stdout).id;
+      log(`snapshot of ${made.name}: ${made.snapshot.slice(0, 12)}, after ${tries} attempts`);
+      return;
+    }
+    made.failure = taken.stderr.trim().split('\n').at(-1);
+    await sleep(5000);
+  }
+}
+
+async function state() {
+  const { stdout } = await driftmap('protect', at('group.json'), '--status', '--json');
   try {
     return JSON.parse(stdout);
   } catch {
@@ -246,15 +286,16 @@ function state() {
   }
 }
 
-function fill(path) {
-  spawnSync('dd', ['if=/dev/zero', `of=${join(path, 'ballast')}`, 'bs=1M'], { stdio: 'ignore' });
+async function fill(path) {
+  const { bavail, bsize } = statfsSync(path);
+  await run('fallocate', ['-l', String(bavail * bsize), join(path, 'ballast')]);
 }
 const empty = (path) => rmSync(join(path, 'ballast'), { force: true });
 
 /** The group's file, its disks, the token, and small file systems that can be filled. @returns the two ports */
-function prepare() {
-  mountSmall(at('journal-fs'), 3000);
-  mountSmall(at('store-fs'), 1500);
+async function prepare() {
+  mountSmall(at('journal-fs'), 16_000);
+  mountSmall(at('store-fs'), 8000);
   for (const disk of disks) {
     writeFileSync(at(`${disk}.raw`), '');
     truncateSync(at(`${disk}.raw`), sizeMiB * 2 ** 20);
@@ -264,8 +305,8 @@ function prepare() {
   const replica = {
     journal: at('journal-fs', 'journal'),
     disks: Object.fromEntries(disks.map((disk) => [disk, at(`${disk}.replica.raw`)])),
-    keep: { bytes: '2G', window: '1s' },
-    snapshots: { store: at('store-fs', 'store'), every: '60s' },
+    keep: { bytes: '14G', window: '1s' },
+    snapshots: { store: at('store-fs', 'store'), every: '60s', keep: { last: 1000 } },
   };
   const production = {
     state: at('state'),
@@ -277,7 +318,7 @@ function prepare() {
   };
   writeFileSync(at('group.json'), JSON.stringify({ group: 'soak', production, replica }, null, 2));
   mkdirSync(at('store-fs', 'store'));
-  const made = driftmap('snapshots', 'init', at('store-fs', 'store'));
+  const made = await driftmap('snapshots', 'init', at('store-fs', 'store'));
   if (made.status !== 0) throw new Error(made.stderr);
   return { far, near };
 }
@@ -286,7 +327,7 @@ function prepare() {
 function troubles(network, replica, did) {
   const during = async (what, begin, low, high, end) => {
     did(what);
-    begin();
+    await begin();
     await sleep(between(low, high));
     end();
   };
@@ -323,6 +364,14 @@ function troubles(network, replica, did) {
         6000,
         () => empty(at('store-fs')),
       ),
+    () =>
+      during(
+        'store away',
+        () => renameSync(at('store-fs', 'store'), at('store-fs', 'away')),
+        2000,
+        6000,
+        () => renameSync(at('store-fs', 'away'), at('store-fs', 'store')),
+      ),
   ];
 }
 
@@ -331,7 +380,7 @@ async function torment(acts, loads, until) {
   const states = {};
   for (let number = 0; Date.now() < until - 5000; number++) {
     await sleep(between(1000, 6000));
-    const now = state().state;
+    const now = (await state()).state;
     states[now] = (states[now] ?? 0) + 1;
     if (random() < 0.5) log(`bookmark ${number}: ${await bookmark(loads, number)} (${now})`);
     else await acts[Math.floor(random() * acts.length)]();
@@ -341,7 +390,7 @@ async function torment(acts, loads, until) {
 
 async function main() {
   log(`seed ${values.seed}, ${seconds} s, ${folder}`);
-  const { far, near } = prepare();
+  const { far, near } = await prepare();
   const network = new Network(near, far);
   const listen = ['--listen', `127.0.0.1:${far}`, '--token-file', at('token')];
   const replica = new Service('replica', ['replica', at('group.json'), ...listen]);
@@ -366,53 +415,79 @@ async function main() {
   await running;
   const lost = loads.flatMap((load) => load.failures);
   await settle(lost);
+  await Promise.all(snapshots);
   clearInterval(sampler);
   const ends = [await protect.stop(), await replica.stop()];
   log(`protect ended with ${ends[0]}, replica with ${ends[1]}`);
   network.server.close();
-  checkReplica(lost);
+  await checkReplica(lost);
   const held = await checkBookmarks(lost);
-  report({ counts, states, loads, lost, held, services: [protect, replica] });
+  const cloud = await checkSnapshots(lost);
+  report({ counts, states, loads, lost, held, cloud, services: [protect, replica] });
 }
 
 async function settle(lost) {
-  for (let i = 0; i < 120 && state().state !== 'streaming'; i++) await sleep(1000);
-  const last = state();
+  for (let i = 0; i < 120 && (await state()).state !== 'streaming'; i++) await sleep(1000);
+  const last = await state();
   if (last.state !== 'streaming')
     lost.push(`after two minutes of peace the group is ${JSON.stringify(last)}`);
 }
 
-function checkReplica(lost) {
-  const rolled = driftmap('roll', at('group.json'), '--to', 'latest');
+async function checkReplica(lost) {
+  const rolled = await driftmap('roll', at('group.json'), '--to', 'latest');
   if (rolled.status !== 0) lost.push(`roll --to latest: ${rolled.stderr}`);
   for (const disk of disks) {
-    const { status, stdout } = spawnSync('cmp', [at(`${disk}.raw`), at(`${disk}.replica.raw`)], {
-      encoding: 'utf8',
-    });
+    const { status, stdout } = await run('cmp', [at(`${disk}.raw`), at(`${disk}.replica.raw`)]);
     if (status !== 0) lost.push(`the replica of ${disk} differs: ${stdout}`);
   }
 }
 
 async function checkBookmarks(lost) {
-  const { bookmarks: there = [] } = JSON.parse(driftmap('points', at('group.json'), '--json').stdout || '{}');
+  const { bookmarks: there = [] } = JSON.parse(
+    (await driftmap('points', at('group.json'), '--json')).stdout || '{}',
+  );
   let held = 0;
-  for (const { name, sums } of bookmarks) {
+  for (const { name, sums } of bookmarks.toReversed()) {
     if (!there.some((mark) => mark.name === name && mark.reachable)) continue;
-    const rolled = driftmap('roll', at('group.json'), '--to', name);
+    const rolled = await driftmap('roll', at('group.json'), '--to', name);
     if (rolled.status !== 0) {
       lost.push(`roll --to ${name}: ${rolled.stderr}`);
       continue;
     }
-    for (const disk of disks) {
-      const sum = await sha256(at(`${disk}.replica.raw`));
-      if (sum !== sums[disk]) lost.push(`bookmark ${name}: ${disk} is ${sum}, was ${sums[disk]}`);
-    }
+    const found = await sumsOf('replica.raw');
+    for (const disk of disks)
+      if (found[disk] !== sums[disk])
+        lost.push(`bookmark ${name}: ${disk} is ${found[disk]}, was ${sums[disk]}`);
     held++;
   }
   return { reachable: held, set: bookmarks.length };
 }
 
-function report({ counts, states, loads, lost, held, services }) {
+/** Each snapshot of a bookmark is restored from the store alone. */
+async function checkSnapshots(lost) {
+  const verified = await driftmap('snapshots', 'verify', at('store-fs', 'store'));
+  if (verified.status !== 0) lost.push(`snapshots verify: ${verified.stdout}${verified.stderr}`);
+  let restored = 0;
+  for (const { name, sums, snapshot, failure } of bookmarks) {
+    if (snapshot === null) {
+      if (failure !== undefined) lost.push(`no snapshot of ${name}: ${failure}`);
+      continue;
+    }
+    const to = at('restored');
+    const made = await driftmap('snapshots', 'restore', at('store-fs', 'store'), snapshot, '--to', to);
+    if (made.status !== 0) lost.push(`restoring ${name} from its snapshot: ${made.stderr}`);
+    for (const disk of disks) {
+      const found = made.status === 0 ? await sha256(join(to, `${disk}.raw`)) : 'nothing';
+      if (found !== sums[disk]) lost.push(`snapshot of ${name}: ${disk} is ${found}, was ${sums[disk]}`);
+    }
+    rmSync(to, { recursive: true, force: true });
+    restored++;
+  }
+  const list = await driftmap('snapshots', 'list', at('store-fs', 'store'), '--json');
+  return { restored, stored: JSON.parse(list.stdout || '[]').length };
+}
+
+function report({ counts, states, loads, lost, held, cloud, services }) {
   console.log('');
   for (const [what, times] of Object.entries(counts)) console.log(`${what.padEnd(18)} ${times}`);
   console.log(
@@ -423,6 +498,9 @@ function report({ counts, states, loads, lost, held, services }) {
   console.log(`rounds of fio       ${loads.map((load) => `${load.disk} ${load.rounds}`).join(', ')}`);
   console.log(
     `bookmarks           ${held.set} set, ${held.reachable} reachable at the end and equal to their sums`,
+  );
+  console.log(
+    `snapshots           ${cloud.stored} in the store, all blocks verified; ${cloud.restored} of bookmarks restored and equal to their sums`,
   );
   for (const { name, rss, starts } of services) {
     const third = Math.max(1, Math.floor(rss.length / 3));

@@ -21,6 +21,7 @@ import type { Reached } from '../../sync/connect.ts';
 import { StreamLink } from '../stream/link.ts';
 import { type Following, type Journaled, type Marked, STREAM_VERSION } from '../stream/messages.ts';
 import { StreamQueue } from '../stream/queue.ts';
+import { Backoff } from './backoff.ts';
 import { Copier, type CopyTotals } from './copier.ts';
 import type { Intents } from './intents.ts';
 import type { Duplicator, SplitDisk } from './split-disk.ts';
@@ -38,16 +39,19 @@ export interface CourseParts {
   readonly configuration?: (() => string | null) | undefined;
   /** Seconds without an acknowledgement after which writes are marked. */
   readonly patience: number;
-  /** Between attempts at most: 30 s, unless said. */
+  /** Between attempts at most: 5 s to connect, 30 s to resynchronize, unless said. */
   readonly longestPauseMs?: number | undefined;
   readonly onChange: () => void;
 }
 
-/** Between attempts to connect, or to resynchronize after the replica was too slow: doubled each time. */
+/** Before another attempt to connect, or to resynchronize: doubled each time. */
 const FIRST_PAUSE_MS = 250;
-const LONGEST_PAUSE_MS = 30_000;
-/** Streaming for so long makes the pauses short again. */
-const SETTLED_MS = 30_000;
+/** An attempt to connect costs nothing to speak of, and a network that is back should not be waited for. */
+const LONGEST_RECONNECT_MS = 5000;
+/** A replica that is too slow is not to be burdened with one resynchronization after another. */
+const LONGEST_RETURN_MS = 30_000;
+/** A connection, or a stream, that has lasted so long makes the next pause short again. */
+const SETTLED_MS = 10_000;
 
 export class Course implements Duplicator {
   readonly queue = new StreamQueue();
@@ -70,7 +74,8 @@ export class Course implements Duplicator {
   private returning = false;
   private isPaused = false;
   private isClosed = false;
-  private pauseMs = FIRST_PAUSE_MS;
+  private readonly reconnects: Backoff;
+  private readonly returns: Backoff;
   private readonly stopping = new AbortController();
   private watch: NodeJS.Timeout | null = null;
   private course: Promise<void> | null = null;
@@ -79,6 +84,10 @@ export class Course implements Duplicator {
   constructor(parts: CourseParts) {
     this.parts = parts;
     this.sequence = parts.intents.state.sequence;
+    const backoff = (longestMs: number) =>
+      new Backoff({ firstMs: FIRST_PAUSE_MS, longestMs: parts.longestPauseMs ?? longestMs });
+    this.reconnects = backoff(LONGEST_RECONNECT_MS);
+    this.returns = backoff(LONGEST_RETURN_MS);
   }
 
   get isConnected(): boolean {
@@ -189,7 +198,7 @@ export class Course implements Duplicator {
     );
     this.link?.dropMarks(dropped, `the group fell to marking: ${reason}`);
     this.turn(this.isPaused ? 'paused' : 'marking', reason);
-    if (!this.isPaused) this.comeBack(this.takePause());
+    if (!this.isPaused) this.comeBack(this.returns.next());
   }
 
   private voidAll(reason: DriftmapError): void {
@@ -201,18 +210,12 @@ export class Course implements Duplicator {
   private turn(phase: Phase, why: string | null): void {
     if (this.isClosed) return;
     if (phase === this.phase && why === this.why) return;
-    if (this.phase === 'streaming' && Date.now() - this.since > SETTLED_MS) this.pauseMs = FIRST_PAUSE_MS;
+    if (this.phase === 'streaming' && Date.now() - this.since > SETTLED_MS) this.returns.succeeded();
     if (phase !== this.phase) this.since = Date.now();
     if (phase === 'streaming') this.fellBecause = null;
     this.phase = phase;
     this.why = why;
     this.parts.onChange();
-  }
-
-  private takePause(): number {
-    const pause = this.pauseMs;
-    this.pauseMs = Math.min(2 * pause, this.parts.longestPauseMs ?? LONGEST_PAUSE_MS);
-    return pause;
   }
 
   /** Once a second: a replica that is silent is not waited for. */
@@ -230,7 +233,7 @@ export class Course implements Duplicator {
         if (this.isClosed) return;
         this.turn(this.isPaused ? 'paused' : 'marking', systemError(cause, { operation: 'stream' }).message);
       }
-      await this.rest(this.takePause());
+      await this.rest(this.reconnects.next());
     }
   }
 
@@ -263,11 +266,13 @@ export class Course implements Duplicator {
       });
       await this.compareWith(following);
       this.link = link;
+      const since = Date.now();
       const running = link.run();
       if (!this.isPaused) this.begin(following.suspended);
       await running.catch((cause) => {
         // At once: there is nobody to send to.
         this.link = null;
+        if (Date.now() - since > SETTLED_MS) this.reconnects.succeeded();
         this.lost(systemError(cause, { operation: 'stream' }).message);
         throw cause;
       });
@@ -325,7 +330,7 @@ export class Course implements Duplicator {
       }
       // It may have fallen while this way back was under way.
       if (this.link !== null && !this.isPaused && !this.accepting && !this.isClosed)
-        this.comeBack(this.takePause());
+        this.comeBack(this.returns.next());
     })();
   }
 
