@@ -30,7 +30,7 @@ export const JOURNAL_BATCH_BYTES = 16 * MiB;
 /** Records applied in one round. */
 export const JOURNAL_BATCH_RECORDS = 8192;
 /** What is written to the disks between two flushes of them, which is what a crash makes to be written again. */
-export const JOURNAL_FLUSH_BYTES = 64 * MiB;
+export const JOURNAL_FLUSH_BYTES = 128 * MiB;
 /** Maps and tables of segments kept in memory: those of thirty gigabytes of small writes. */
 export const JOURNAL_CACHE_BYTES = 256 * MiB;
 /** Disks of one consistency group: as many as a virtual machine can have, for some hundred machines. */
