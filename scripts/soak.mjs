@@ -9,28 +9,27 @@
 //   the replica becomes equal         cmp of each disk, once the group streams again
 //   every bookmark is what it was     each is rolled to, newest first, and the disks are summed
 //   every snapshot is what it was     the store is verified; each of a bookmark is restored from it, and summed
-//   memory is flat                    RSS of both processes, sampled each second
-import { spawn, spawnSync } from 'node:child_process';
+//   memory is flat                    RSS of both processes, sampled each second: the last third of the time against the middle
 import { createHash, randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import {
   createReadStream,
   existsSync,
   mkdirSync,
   mkdtempSync,
-  readFileSync,
   renameSync,
   rmSync,
-  statfsSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
-import { createConnection, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { empty, fill, mountSmall, unmountAll } from './soak/file-systems.mjs';
+import { Load } from './soak/load.mjs';
+import { Network } from './soak/network.mjs';
+import { driftmap, run, Service } from './soak/processes.mjs';
+import { generator } from './soak/random.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -42,141 +41,13 @@ const { values } = parseArgs({
 });
 const seconds = Number(values.minutes) * 60;
 const sizeMiB = Number(values['size-mib']);
-const bin = join(dirname(fileURLToPath(import.meta.url)), '..', 'dist', 'lib', 'main.js');
 const folder = values.folder ?? mkdtempSync(join(tmpdir(), 'driftmap-soak-'));
 mkdirSync(folder, { recursive: true });
 const disks = ['system', 'data'];
 const at = (...path) => join(folder, ...path);
 
-/** mulberry32: the same seed, the same script. */
-let seedState = Number(values.seed) >>> 0;
-function random() {
-  seedState = (seedState + 0x6d2b79f5) >>> 0;
-  let t = seedState;
-  t = Math.imul(t ^ (t >>> 15), t | 1);
-  t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-}
-const between = (low, high) => low + random() * (high - low);
-
+const { random, between } = generator(Number(values.seed));
 const log = (text) => console.log(`${new Date().toISOString().slice(11, 19)} ${text}`);
-const mounts = [];
-function mountSmall(path, mebibytes) {
-  mkdirSync(path, { recursive: true });
-  writeFileSync(`${path}.img`, '');
-  truncateSync(`${path}.img`, mebibytes * 2 ** 20);
-  for (const [command, ...args] of [
-    ['mkfs.ext4', '-q', '-F', '-m', '0', `${path}.img`],
-    ['mount', '-o', 'loop', `${path}.img`, path],
-  ]) {
-    const { status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
-    if (status !== 0) throw new Error(`${command} failed (run as root): ${stderr}`);
-  }
-  mounts.push(path);
-}
-
-/** Never a synchronous call while the group works: the network between the sites lives in this process. */
-async function run(command, args) {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-  const said = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'])
-    child[name].on('data', (text) => {
-      said[name] += text;
-    });
-  const status = await new Promise((resolve) => child.on('close', resolve));
-  return { status, ...said };
-}
-const driftmap = (...args) => run(process.execPath, [bin, ...args]);
-
-/** The network between production and replica: it can be cut, frozen and slowed. */
-class Network {
-  pairs = new Set();
-  mode = 'open';
-  constructor(port, target) {
-    this.server = createServer((near) => {
-      if (this.mode === 'cut') return near.destroy();
-      const far = createConnection(target, '127.0.0.1');
-      const pair = { near, far };
-      const pairEnded = new Promise((resolve) => near.once('close', resolve));
-      this.pairs.add(pair);
-      for (const [from, to] of [
-        [near, far],
-        [far, near],
-      ]) {
-        from.on('data', async (bytes) => {
-          from.pause();
-          while (this.mode === 'frozen') await sleep(50);
-          if (this.mode === 'slow') await sleep(bytes.length / 2000);
-          if (!to.destroyed && !to.write(bytes))
-            await Promise.race([once(to, 'drain').catch(() => undefined), pairEnded]);
-          from.resume();
-        });
-        const end = () => {
-          near.destroy();
-          far.destroy();
-          this.pairs.delete(pair);
-        };
-        from.on('error', end);
-        from.on('close', end);
-      }
-    });
-    this.server.listen(port, '127.0.0.1');
-  }
-  set(mode) {
-    this.mode = mode;
-    if (mode === 'cut')
-      for (const { near, far } of this.pairs) {
-        near.destroy();
-        far.destroy();
-      }
-  }
-}
-
-/** A process that is started again when it is killed. */
-class Service {
-  starts = 0;
-  rss = [];
-  stopping = false;
-  constructor(name, args) {
-    this.name = name;
-    this.args = args;
-  }
-  start() {
-    this.starts++;
-    this.output = '';
-    this.child = spawn(process.execPath, [bin, ...this.args], { stdio: ['ignore', 'pipe', 'pipe'] });
-    const { child } = this;
-    for (const stream of [child.stdout, child.stderr])
-      stream.on('data', (text) => {
-        this.output += text;
-        writeFileSync(at(`${this.name}.log`), text, { flag: 'a' });
-      });
-    this.ended = new Promise((resolve) => child.on('close', resolve));
-  }
-  sample() {
-    try {
-      this.rss.push(
-        Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${this.child.pid}/status`, 'utf8'))[1]) / 1024,
-      );
-    } catch {}
-  }
-  async restart() {
-    this.child.kill('SIGKILL');
-    await this.ended;
-    this.start();
-  }
-  async stop() {
-    this.child.kill('SIGTERM');
-    return Promise.race([
-      this.ended,
-      sleep(60_000).then(() => {
-        this.child.kill('SIGKILL');
-        return 'killed';
-      }),
-    ]);
-  }
-}
-
 async function sha256(path) {
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk);
@@ -189,58 +60,9 @@ async function sumsOf(suffix) {
   return sums;
 }
 
-/** fio on one disk, round after round, until it is told to end. */
-class Load {
-  rounds = 0;
-  failures = [];
-  constructor(disk) {
-    this.disk = disk;
-  }
-  async run(until) {
-    while (Date.now() < until && this.failures.length === 0) {
-      const seed = Math.floor(random() * 2 ** 31);
-      const left = Math.max(2, Math.min(between(8, 20), (until - Date.now()) / 1000));
-      const uri = `nbd+unix:///${this.disk}?socket=${at(`${this.disk}.sock`)}`;
-      const mode =
-        this.rounds % 3 === 2
-          ? ['--rw=write', '--bs=256k', '--iodepth=4']
-          : ['--rw=randwrite', '--bs=4k', '--iodepth=16'];
-      const args = [
-        '--name=soak',
-        '--thread', // in one process, which a signal holds as a whole
-        '--ioengine=nbd',
-        `--uri=${uri}`,
-        `--size=${sizeMiB}M`,
-        ...mode,
-        `--randseed=${seed}`,
-        '--verify=crc32c',
-        '--verify_fatal=1',
-        '--verify_state_save=0',
-        '--do_verify=1',
-        '--fsync=256',
-        `--io_size=${Math.round(left * 2.5)}M`,
-        '--rate=5M',
-        '--output-format=terse',
-      ];
-      this.child = spawn('fio', args, { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] });
-      let said = '';
-      for (const stream of [this.child.stdout, this.child.stderr])
-        stream.on('data', (text) => {
-          said += text;
-        });
-      const status = await new Promise((resolve) => this.child.on('close', resolve));
-      this.rounds++;
-      if (status !== 0) this.failures.push(`fio on ${this.disk} ended with ${status}: ${said.slice(-600)}`);
-    }
-    this.child = null;
-  }
-  hold(signal) {
-    try {
-      this.child?.kill(signal);
-    } catch {}
-  }
-}
-
+/** What runs, for whoever has to end it. */
+const services = [];
+const loads = [];
 const bookmarks = [];
 const snapshots = [];
 async function bookmark(loads, number) {
@@ -285,12 +107,6 @@ async function state() {
     return { state: 'unknown' };
   }
 }
-
-async function fill(path) {
-  const { bavail, bsize } = statfsSync(path);
-  await run('fallocate', ['-l', String(bavail * bsize), join(path, 'ballast')]);
-}
-const empty = (path) => rmSync(join(path, 'ballast'), { force: true });
 
 /** The group's file, its disks, the token, and small file systems that can be filled. @returns the two ports */
 async function prepare() {
@@ -382,7 +198,8 @@ async function torment(acts, loads, until) {
     await sleep(between(1000, 6000));
     const now = (await state()).state;
     states[now] = (states[now] ?? 0) + 1;
-    if (random() < 0.5) log(`bookmark ${number}: ${await bookmark(loads, number)} (${now})`);
+    // The first always: then there is one to be looked at, however short the time.
+    if (number === 0 || random() < 0.5) log(`bookmark ${number}: ${await bookmark(loads, number)} (${now})`);
     else await acts[Math.floor(random() * acts.length)]();
   }
   return states;
@@ -393,12 +210,22 @@ async function main() {
   const { far, near } = await prepare();
   const network = new Network(near, far);
   const listen = ['--listen', `127.0.0.1:${far}`, '--token-file', at('token')];
-  const replica = new Service('replica', ['replica', at('group.json'), ...listen]);
-  const protect = new Service('protect', ['protect', at('group.json')]);
-  replica.start();
-  protect.start();
+  const replica = new Service({
+    name: 'replica',
+    args: ['replica', at('group.json'), ...listen],
+    log: at('replica.log'),
+  });
+  const protect = new Service({
+    name: 'protect',
+    args: ['protect', at('group.json')],
+    log: at('protect.log'),
+  });
+  services.push(protect, replica);
+  for (const service of services) service.start();
   for (let i = 0; i < 100 && !disks.every((disk) => existsSync(at(`${disk}.sock`))); i++) await sleep(100);
-  const loads = disks.map((disk) => new Load(disk));
+  for (const disk of disks)
+    loads.push(new Load({ disk, socket: at(`${disk}.sock`), folder, sizeMiB, random, between }));
+  await settle([]);
   const until = Date.now() + seconds * 1000;
   const running = Promise.all(loads.map((load) => load.run(until)));
   const sampler = setInterval(() => {
@@ -423,7 +250,7 @@ async function main() {
   await checkReplica(lost);
   const held = await checkBookmarks(lost);
   const cloud = await checkSnapshots(lost);
-  report({ counts, states, loads, lost, held, cloud, services: [protect, replica] });
+  report({ counts, states, lost, held, cloud });
 }
 
 async function settle(lost) {
@@ -447,8 +274,12 @@ async function checkBookmarks(lost) {
     (await driftmap('points', at('group.json'), '--json')).stdout || '{}',
   );
   let held = 0;
+  if (bookmarks.length === 0) lost.push('no bookmark could be set');
   for (const { name, sums } of bookmarks.toReversed()) {
-    if (!there.some((mark) => mark.name === name && mark.reachable)) continue;
+    if (!there.some((mark) => mark.name === name && mark.reachable)) {
+      lost.push(`the bookmark ${name} cannot be reached`);
+      continue;
+    }
     const rolled = await driftmap('roll', at('group.json'), '--to', name);
     if (rolled.status !== 0) {
       lost.push(`roll --to ${name}: ${rolled.stderr}`);
@@ -487,7 +318,17 @@ async function checkSnapshots(lost) {
   return { restored, stored: JSON.parse(list.stdout || '[]').length };
 }
 
-function report({ counts, states, loads, lost, held, cloud, services }) {
+/** At most in each third of the time. The first is for warming up; a process that goes on growing shows in the last. */
+function checkMemory({ name, rss }, lost) {
+  const third = Math.max(1, Math.floor(rss.length / 3));
+  const most = [rss.slice(0, third), rss.slice(third, 2 * third), rss.slice(2 * third)].map((part) =>
+    Math.round(Math.max(...part)),
+  );
+  if (most[2] > 1.2 * most[1] + 32) lost.push(`memory of ${name} grew: ${most.join(', ')} MiB`);
+  return most;
+}
+
+function report({ counts, states, lost, held, cloud }) {
   console.log('');
   for (const [what, times] of Object.entries(counts)) console.log(`${what.padEnd(18)} ${times}`);
   console.log(
@@ -502,11 +343,11 @@ function report({ counts, states, loads, lost, held, cloud, services }) {
   console.log(
     `snapshots           ${cloud.stored} in the store, all blocks verified; ${cloud.restored} of bookmarks restored and equal to their sums`,
   );
-  for (const { name, rss, starts } of services) {
-    const third = Math.max(1, Math.floor(rss.length / 3));
-    const most = (part) => Math.round(Math.max(...part));
+  for (const service of services) {
+    const { name, starts } = service;
+    const most = checkMemory(service, lost).join(', ');
     console.log(
-      `memory of ${name.padEnd(9)} ${most(rss.slice(0, third))}, ${most(rss.slice(third, 2 * third))}, ${most(rss.slice(2 * third))} MiB at most in each third; started ${starts} times`,
+      `memory of ${name.padEnd(9)} ${most} MiB at most in each third of the time; started ${starts} times`,
     );
   }
   if (lost.length === 0) console.log('nothing was lost');
@@ -514,10 +355,17 @@ function report({ counts, states, loads, lost, held, cloud, services }) {
   process.exitCode = lost.length === 0 ? 0 : 1;
 }
 
+for (const signal of ['SIGINT', 'SIGTERM'])
+  process.once(signal, () => {
+    for (const { child } of [...services, ...loads]) child?.kill('SIGKILL');
+    unmountAll();
+    console.log(`stopped; left: ${folder}`);
+    process.exit(130);
+  });
 try {
   await main();
 } finally {
-  for (const path of mounts) spawnSync('umount', ['-l', path]);
+  unmountAll();
   if (values.folder === undefined && process.exitCode === 0) rmSync(folder, { recursive: true, force: true });
   else console.log(`left: ${folder}`);
 }
