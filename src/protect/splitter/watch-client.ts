@@ -125,7 +125,7 @@ export class WatchClient {
     return bits;
   }
 
-  /** Ends the watch; resolves when the splitter knows. Idempotent. */
+  /** Ends the watch: the splitter forgets it as soon as it finds that nobody is there. Idempotent. */
   async close(): Promise<void> {
     this.leave.abort();
     await this.over;

@@ -44,7 +44,10 @@ export interface WatchTaken {
 /** Parts without marks that are looked through in one turn. */
 const EMPTY_PARTS = 64;
 
-export function watchRoutes(splitter: Splitter): ControlRoutes {
+/** What these routes ask of a splitter. */
+type Watched = Pick<Splitter, 'watch' | 'findWatch'>;
+
+export function watchRoutes(splitter: Watched): ControlRoutes {
   return {
     'POST /watch': (request) => watch(splitter, request),
     'POST /watch/take': (request) => take(splitter, request),
@@ -56,7 +59,7 @@ export function watchRoutes(splitter: Splitter): ControlRoutes {
   };
 }
 
-async function watch(splitter: Splitter, { body, signal, hears, tell }: ControlRequest): Promise<never> {
+async function watch(splitter: Watched, { body, signal, hears, tell }: ControlRequest): Promise<never> {
   expectHearing(hears);
   const { disk, blockSize } = body as { disk?: unknown; blockSize?: unknown };
   if (typeof disk !== 'string') throw new DriftmapError('argument', "expected the name of a 'disk'");
@@ -80,7 +83,7 @@ async function watch(splitter: Splitter, { body, signal, hears, tell }: ControlR
   });
 }
 
-async function take(splitter: Splitter, { body, signal, hears, tell }: ControlRequest): Promise<WatchTaken> {
+async function take(splitter: Watched, { body, signal, hears, tell }: ControlRequest): Promise<WatchTaken> {
   expectHearing(hears);
   const found = splitter.findWatch(idOf(body));
   const marks = found.take();
