@@ -1,9 +1,10 @@
-/** A live sync whose marks come from a running splitter, `driftmap protect`, in another process of this host. */
+/** A live sync whose marks come from a running splitter: a `driftmap protect` of this host, or one of this process. */
 
 import { realpathSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { DriftmapError } from '../../base/errors.ts';
 import type { ByteCount } from '../../base/units.ts';
+import type { PagedBits } from '../../bitmap/paged-bits.ts';
 import { openDisk } from '../../disk/open.ts';
 import { isNbdUrl, parseNbdUrl } from '../../lu/nbd/url.ts';
 import type { LiveGeometry } from '../../sync/live.ts';
@@ -12,12 +13,12 @@ import { isLoopback } from '../../wire/site.ts';
 import { askControl } from '../group/control.ts';
 import { productionOf, readGroupFile } from '../group/group-file.ts';
 import { controlSocketOf } from './control-routes.ts';
-import type { SplitDiskState, SplitterState } from './splitter.ts';
+import type { SplitDiskState, Splitter, SplitterState } from './splitter.ts';
 import { nobody, rangesOf, WatchClient } from './watch-client.ts';
 
 export interface SplitterOfDisk {
-  /** The group's file, or the splitter's control socket. */
-  readonly splitter: string;
+  /** The group's file, the splitter's control socket, or a splitter of this process. */
+  readonly splitter: string | Splitter;
   /** The disk as `sync` is given it: the path that the splitter has it by, or the splitter's own NBD export of it. */
   readonly production: string;
   /** Its name in the group; found by `production` unless it is said. */
@@ -36,17 +37,59 @@ export interface SplitterOfDisk {
  *   disk, or another size; `limit` when too many watch it; what reading the group's file and opening the disk throw
  */
 export async function liveFromSplitter(options: SplitterOfDisk, ending: LiveEnding): Promise<OpenLive> {
-  const { signal, blockSize } = options;
-  const control = controlOf(options.splitter);
-  const disk = await findDisk(control, options);
-  const client = await WatchClient.begin(control, { disk: disk.name, blockSize, signal });
-  const { begun, lost } = client;
+  const { splitter, production } = options;
+  const source = typeof splitter === 'string' ? far(controlOf(splitter), options) : near(splitter, options);
+  const disk = await findDisk(await source.state(), options);
+  const watch = await source.begin(disk.name);
   const take = async (geometry: LiveGeometry) => {
-    if (geometry.size !== begun.size)
-      throw otherSize(options.production, disk.name, begun.size, geometry.size);
-    return bitsOf(rangesOf(await client.take(), begun.blockSize), geometry);
+    if (geometry.size !== watch.size) throw otherSize(production, disk.name, watch.size, geometry.size);
+    return bitsOf(rangesOf(await watch.take(), watch.blockSize), geometry);
   };
-  return { ...ending, lost, take, close: () => client.close() };
+  return { ...ending, lost: watch.lost, take, close: async () => watch.close() };
+}
+
+interface Source {
+  state(): SplitterState | Promise<SplitterState>;
+  begin(disk: string): Watching | Promise<Watching>;
+}
+
+interface Watching {
+  readonly size: ByteCount;
+  readonly blockSize: ByteCount;
+  readonly lost: AbortSignal;
+  take(): PagedBits | Promise<PagedBits>;
+  close(): void | Promise<void>;
+}
+
+function far(control: string, { blockSize, signal }: SplitterOfDisk): Source {
+  return {
+    state: async () => {
+      const asked = await askControl(control, 'GET /state', {}, { signal });
+      if (asked === null) throw nobody(control);
+      return asked.answer as SplitterState;
+    },
+    begin: async (disk) => {
+      const client = await WatchClient.begin(control, { disk, blockSize, signal });
+      const { begun, lost } = client;
+      return { ...begun, lost, take: () => client.take(), close: () => client.close() };
+    },
+  };
+}
+
+function near(splitter: Splitter, { blockSize }: SplitterOfDisk): Source {
+  return {
+    state: () => splitter.state(),
+    begin: (name) => {
+      const watch = splitter.watch(name, blockSize);
+      return {
+        size: watch.size,
+        blockSize: watch.blockSize,
+        lost: watch.ended,
+        take: () => watch.take().snapshot(),
+        close: () => watch.end(new DriftmapError('aborted', 'the sync is over')),
+      };
+    },
+  };
 }
 
 function controlOf(splitter: string): string {
@@ -55,15 +98,12 @@ function controlOf(splitter: string): string {
 }
 
 /** The disk of the group that production is; whatever is said, it must be that. */
-async function findDisk(control: string, options: SplitterOfDisk): Promise<SplitDiskState> {
-  const { disk: wanted, production, signal } = options;
-  const asked = await askControl(control, 'GET /state', {}, { signal });
-  if (asked === null) throw nobody(control);
-  const { disks } = asked.answer as SplitterState;
+async function findDisk({ group, disks }: SplitterState, options: SplitterOfDisk): Promise<SplitDiskState> {
+  const { disk: wanted, production } = options;
   const named = wanted === undefined ? disks : disks.filter(({ name }) => name === wanted);
   const list = disks.map(({ name, disk, uri }) => `'${name}' is ${disk} and ${uri}`).join('; ');
   if (named.length === 0)
-    throw new DriftmapError('not-found', `the group has no disk '${wanted}': ${list}`, { path: control });
+    throw new DriftmapError('not-found', `the group '${group}' has no disk '${wanted}': ${list}`);
   const { size, is } = await lookAt(options);
   const found = named.find(is);
   if (found === undefined) {
