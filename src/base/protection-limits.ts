@@ -177,9 +177,9 @@ export const STORE_MAX_SAID = 200;
 export const WATCH_BYTES = 16 * MiB;
 /** Blocks of one watch: a disk that has more is marked in larger ones. What is all marked is then told in a megabyte. */
 export const WATCH_MAX_BLOCKS = 2 ** 32;
-/** Watches of one disk: each costs every write a tenth of a microsecond. */
+/** Watches of one disk: each costs every write a fifth of a microsecond or so. */
 export const WATCHES_PER_DISK = 4;
 /** Watches of one splitter: each keeps a connection of its control socket, and half of them are for others. */
 export const MAX_WATCHES = CONTROL_MAX_CONNECTIONS / 2;
-/** Blocks whose marks are told at a time: a millisecond or two of a guest's, and lines of 170 KB at most. */
-export const WATCH_PART_BLOCKS = 2 ** 20;
+/** Blocks whose marks are told at a time: a guest waits less than a millisecond behind them; lines of 44 KB at most. */
+export const WATCH_PART_BLOCKS = 2 ** 18;

@@ -5,8 +5,8 @@
  * behind, and a splitter that is killed is noticed at once, without leases or timeouts. So it takes two connections:
  * one that is kept, and one for each take.
  *
- * Marks are told in parts, each of a million blocks at most and in a turn of its own, so that guests are served between
- * them. Which marks they are was settled in the first of these turns.
+ * Marks are told in parts, each of a quarter of a million blocks at most and in a turn of its own, so that guests are
+ * served between them. Which marks they are was settled in the first of these turns.
  */
 
 import { DriftmapError } from '../../base/errors.ts';
