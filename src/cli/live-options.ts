@@ -29,7 +29,7 @@ While production is written to, --live follows it: passes repeat over what becam
 --live-until; then --quiesce is run, a last pass is made, and --resume is run. Marks come from
   --live NBD-URL:bitmap=NAME       a dirty bitmap that the NBD server of a running QEMU shows (it must be enabled)
   --live IMAGE.qcow2:bitmap=NAME   a persistent bitmap; only while no QEMU has the image open
-  --live GROUP.json                a running 'driftmap protect': the file of its group, with :disk=NAME after it to name the disk
+  --live GROUP.json[:disk=NAME]    a running 'driftmap protect': production is a disk of that group
   --qmp SOCKET                     a running QEMU, asked through its monitor: nothing has to be prepared
 Without --quiesce it ends when the rest fits, and the replica stays "synchronizing".
 `;

@@ -107,9 +107,7 @@ function describe(state: SplitterState): string {
       `    ${humanSize(disk.writtenBytes)} written in ${disk.writes} writes, ${humanSize(disk.markedBytes)} marked`,
     );
     for (const { since, takes, writtenBytes } of disk.watches)
-      lines.push(
-        `    watched since ${since}: marks taken ${takes} times, ${humanSize(writtenBytes)} written after that`,
-      );
+      lines.push(`    watched since ${since}, ${humanSize(writtenBytes)} written after take ${takes}`);
   }
   return lines.map((line) => `${printable(line)}\n`).join('');
 }

@@ -9,7 +9,7 @@ import { openDisk } from '../../disk/open.ts';
 import { isNbdUrl, parseNbdUrl } from '../../lu/nbd/url.ts';
 import type { LiveGeometry } from '../../sync/live.ts';
 import { bitsOf, type LiveEnding, type OpenLive } from '../../sync/live-marks.ts';
-import { isLoopback } from '../../wire/site.ts';
+import { isLoopback, parseSite } from '../../wire/site.ts';
 import { askControl } from '../group/control.ts';
 import { productionOf, readGroupFile } from '../group/group-file.ts';
 import { controlSocketOf } from './control-routes.ts';
@@ -123,6 +123,10 @@ async function lookAt({
   production,
   format,
 }: SplitterOfDisk): Promise<{ readonly size: ByteCount; is(disk: SplitDiskState): boolean }> {
+  if (parseSite(production).kind !== 'local') {
+    const reason = 'expected a production disk here: its splitter is followed on its own host';
+    throw new DriftmapError('argument', reason, { path: production });
+  }
   const disk = await openDisk(production, { format });
   try {
     if (disk.format !== 'raw') {
