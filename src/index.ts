@@ -93,6 +93,7 @@ export {
 } from './protect/replica/restore.ts';
 export { type RollGroupOptions, type RollProgress, rollGroup } from './protect/replica/roll.ts';
 export type { Snapshots, SnapshotsState } from './protect/replica/snapshots.ts';
+export { liveFromSplitter, type SplitterOfDisk } from './protect/splitter/live-splitter.ts';
 export {
   openSplitter,
   type SplitDiskState,
@@ -100,6 +101,7 @@ export {
   type SplitterOptions,
   type SplitterState,
 } from './protect/splitter/splitter.ts';
+export type { Watch, WatchState } from './protect/splitter/watches.ts';
 export { type ChildOptions, reachChild, reachSite } from './protect/stream/reach.ts';
 export { replicaTarget } from './protect/stream/replica-target.ts';
 export { type StreamServed, type StreamTarget, serveStream } from './protect/stream/session.ts';

@@ -172,3 +172,14 @@ export const STORE_LONGEST_WAIT_SECONDS = 8;
 export const STORE_REMOVED_AT_ONCE = 1000;
 /** What a store says about a failure, as far as it is shown. */
 export const STORE_MAX_SAID = 200;
+// protect/splitter: watches
+/** Marks of one watch: exact for 8 TiB in blocks of 64 KiB, whatever is written; beyond it more is marked than was written. */
+export const WATCH_BYTES = 16 * MiB;
+/** Blocks of one watch: a disk that has more is marked in larger ones. What is all marked is then told in a megabyte. */
+export const WATCH_MAX_BLOCKS = 2 ** 32;
+/** Watches of one disk: each costs every write a fifth of a microsecond or so. */
+export const WATCHES_PER_DISK = 4;
+/** Watches of one splitter: each keeps a connection of its control socket, and half of them are for others. */
+export const MAX_WATCHES = CONTROL_MAX_CONNECTIONS / 2;
+/** Blocks whose marks are told at a time: a guest waits less than a millisecond behind them; lines of 44 KB at most. */
+export const WATCH_PART_BLOCKS = 2 ** 18;

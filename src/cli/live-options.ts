@@ -1,7 +1,7 @@
 /** Options of a sync whose production disk is written to meanwhile. */
 
 import { spawn } from 'node:child_process';
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { DriftmapError, systemError } from '../base/errors.ts';
 import { humanSize, MiB, parseSize } from '../base/units.ts';
@@ -29,6 +29,7 @@ While production is written to, --live follows it: passes repeat over what becam
 --live-until; then --quiesce is run, a last pass is made, and --resume is run. Marks come from
   --live NBD-URL:bitmap=NAME       a dirty bitmap that the NBD server of a running QEMU shows (it must be enabled)
   --live IMAGE.qcow2:bitmap=NAME   a persistent bitmap; only while no QEMU has the image open
+  --live GROUP.json[:disk=NAME]    a running 'driftmap protect': production is a disk of that group
   --qmp SOCKET                     a running QEMU, asked through its monitor: nothing has to be prepared
 Without --quiesce it ends when the rest fits, and the replica stays "synchronizing".
 `;
@@ -36,7 +37,10 @@ Without --quiesce it ends when the rest fits, and the replica stays "synchronizi
 export function addLiveOptions(command: Command): Command {
   return command
     .addOption(
-      new Option('--live <bitmap>', 'production is written to, and this bitmap marks what').conflicts('qmp'),
+      new Option(
+        '--live <marks>',
+        'production is written to, and this marks what: a dirty bitmap, or the group of a splitter',
+      ).conflicts('qmp'),
     )
     .option(
       '--qmp <monitor>',
@@ -66,16 +70,21 @@ function readUntil(text: string): Until {
   }
 }
 
+export interface LiveContext {
+  readonly production: string;
+  readonly blockSize: number | undefined;
+  readonly format: string | undefined;
+  readonly signal: AbortSignal | undefined;
+  /** Is given a line before each pass. */
+  tell(line: string): void;
+}
+
 /**
  * Marks begin with this call: make it before the disk is opened.
- * @param tell is given a line before each pass
  * @returns undefined where nothing is said of a live production
  */
-export async function openLive(
-  production: string,
-  flags: LiveFlags,
-  tell: (line: string) => void,
-): Promise<OpenLive | undefined> {
+export async function openLive(flags: LiveFlags, context: LiveContext): Promise<OpenLive | undefined> {
+  const { production, tell } = context;
   const { live, qmp, node, liveUntil, quiesce, resume } = flags;
   if (live === undefined && qmp === undefined) {
     if (liveUntil === undefined && quiesce === undefined && resume === undefined && node === undefined)
@@ -91,17 +100,26 @@ export async function openLive(
     ...pauseOf(quiesce, resume, tell),
     onPass: (pass) => tell(describePass(pass)),
   };
-  const { liveFromBitmap, liveFromQemu } = await import('../sync/live-marks.ts');
   if (qmp !== undefined) {
+    const { liveFromQemu } = await import('../sync/live-marks.ts');
     if (isNbdUrl(production)) return liveFromQemu({ monitor: qmp, url: production, node }, ending);
     const reason = '--qmp follows an NBD export of that QEMU: name it as production (nbd://…, nbd+unix://…)';
     throw new DriftmapError('argument', reason, { path: production });
   }
-  const source = parseBitmapSource(live!);
+  const splitter = await parseSplitter(live!);
+  if (splitter !== null) {
+    const { liveFromSplitter } = await import('../protect/splitter/live-splitter.ts');
+    return liveFromSplitter({ ...context, ...splitter }, ending);
+  }
+  return openBitmap(production, live!, ending);
+}
+
+async function openBitmap(production: string, live: string, ending: LiveEnding): Promise<OpenLive> {
+  const source = parseBitmapSource(live);
   if (source === null)
     throw new DriftmapError(
       'argument',
-      `expected NBD-URL:bitmap=NAME or IMAGE.qcow2:bitmap=NAME, got '${live}'`,
+      `expected NBD-URL:bitmap=NAME, IMAGE.qcow2:bitmap=NAME, or the file of a group, GROUP.json or GROUP.json:disk=NAME; got '${live}'`,
     );
   if (!isNbdUrl(source.image) && realpathSync(source.image) !== pathOf(production))
     throw new DriftmapError(
@@ -111,7 +129,17 @@ export async function openLive(
         path: source.image,
       },
     );
+  const { liveFromBitmap } = await import('../sync/live-marks.ts');
   return liveFromBitmap(source.image, source.bitmap, ending);
+}
+
+/** `GROUP.json`, `GROUP.json:disk=NAME`; null where it names something else. A file that is there is that file. */
+async function parseSplitter(text: string): Promise<{ splitter: string; disk?: string } | null> {
+  const { looksLikeGroupFile } = await import('../protect/group/group-file.ts');
+  const isGroup = (path: string) => looksLikeGroupFile(path) || /\.json$/i.test(path);
+  const match = existsSync(text) ? null : /^(.+):disk=(.+)$/s.exec(text);
+  if (match !== null) return { splitter: match[1]!, disk: match[2]! };
+  return isGroup(text) ? { splitter: text } : null;
 }
 
 /** What is run around the last pass. */

@@ -59,6 +59,7 @@ Examples:
   driftmap protect web.json --status         how is it?
   curl --unix-socket /var/lib/driftmap/web/control.sock http://localhost/metrics
   curl --unix-socket /var/lib/driftmap/web/control.sock -X POST http://localhost/pause
+  driftmap sync /srv/vm/system.raw copy.raw --live web.json      one more copy, by the writes that it sees
 
 Exit status: 0 stopped by SIGTERM or Ctrl-C, 2 trouble. With --status: 0 streaming, 1 not, 2 trouble.
 `,
@@ -105,6 +106,8 @@ function describe(state: SplitterState): string {
       `  ${disk.name}: ${disk.uri}`,
       `    ${humanSize(disk.writtenBytes)} written in ${disk.writes} writes, ${humanSize(disk.markedBytes)} marked`,
     );
+    for (const { since, takes, writtenBytes } of disk.watches)
+      lines.push(`    watched since ${since}, ${humanSize(writtenBytes)} written after take ${takes}`);
   }
   return lines.map((line) => `${printable(line)}\n`).join('');
 }

@@ -125,6 +125,8 @@ Examples:
   driftmap sync vm.raw driftmaps://replica.example/vm --tls-ca ca.pem --tls-cert me.pem --tls-key me.key
   driftmap sync 'nbd+unix:///vm?socket=/run/vm.nbd' ssh://replica.example/srv/vm.raw --qmp /run/vm.qmp \\
       --quiesce 'virsh suspend vm' --resume 'virsh resume vm'
+  driftmap sync /srv/vm/system.raw ssh://replica.example/srv/vm.raw --live web.json \\
+      --quiesce 'virsh suspend vm' --resume 'virsh resume vm'
 ${explainExits.replace('1 different', '1 not consistent (production was written to meanwhile)')}`,
     )
     .action(runSync);
@@ -160,14 +162,15 @@ async function runOne(
 ): Promise<void> {
   const { sync } = await import('../sync/sync.ts');
   const tell = flags.quiet ? () => undefined : (line: string) => bar.say(line);
-  const live = await openLive(production, flags, tell);
+  const { blockSize, productionFormat: format, signal } = common;
+  const live = await openLive(flags, { production, blockSize, format, signal, tell });
   const onProgress = (progress: SyncProgress) => bar.show(progress);
   let result: SyncResult;
   try {
     result = await sync({ ...common, production, replica, live, onProgress });
   } finally {
     bar.stop();
-    await live?.close().catch((cause) => warn(`what was begun in QEMU is still there: ${String(cause)}`));
+    await live?.close().catch((cause) => warn(`what was begun for it is still there: ${String(cause)}`));
   }
   for (const warning of result.warnings) warn(warning);
   process.exitCode = result.consistent ? Exit.equal : Exit.different;

@@ -104,7 +104,8 @@ export async function liveFromQemu(options: BitmapTurnsOptions, ending: LiveEndi
   return { ...ending, take, close: () => turns.close() };
 }
 
-function bitsOf(ranges: readonly ByteRange[], { size, blockSize }: LiveGeometry): PagedBits {
+/** The blocks of a session that marks touch, whatever these are in. */
+export function bitsOf(ranges: Iterable<ByteRange>, { size, blockSize }: LiveGeometry): PagedBits {
   const bits = new PagedBits(blockCount(size, blockSize));
   for (const { offset, length } of ranges) {
     // Bitmaps mark in units of their own, the last of which may reach past the end.

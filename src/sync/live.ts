@@ -3,7 +3,7 @@
  * is small; then production is made quiet for the last one, if somebody says how.
  *
  * Marks come in two kinds. Those that are *taken* are marked anew only by a later write: what they mark is sent. Those
- * that are *kept* (a dirty bitmap that cannot be cleared from outside, marks of a splitter) only grow, and a block
+ * that are *kept* (a dirty bitmap that cannot be cleared from outside, `LiveMarks`) only grow, and a block
  * that is marked already may have been written again unseen: so in each pass all of them are compared by signature,
  * and what differs is sent. Either way nothing that was written before the last pass began is left out of it.
  */
@@ -27,6 +27,8 @@ export interface LiveProduction {
   take(geometry: LiveGeometry): PagedBits | Promise<PagedBits>;
   /** Marks only grow: `take` gives those that it gave before, too. */
   readonly keeps?: boolean | undefined;
+  /** Aborted, with its reason, when marks are lost: the session ends with that, and goes on with nothing. */
+  readonly lost?: AbortSignal | undefined;
   /** When a pass leaves no more than this, production is asked to be quiet. */
   readonly threshold: ByteCount;
   /** In place of it: when the rest is expected to take no longer than so many seconds. */

@@ -81,6 +81,18 @@ export interface SyncResult extends SessionResult {
 
 /** Makes the replica equal to production. */
 export async function sync(options: SyncOptions): Promise<SyncResult> {
+  const { signal, live } = options;
+  const lost = live?.lost;
+  if (lost === undefined) return run(options);
+  try {
+    // What is compared and sent from then on is worth nothing: it ends as if it was stopped.
+    return await run({ ...options, signal: signal === undefined ? lost : AbortSignal.any([signal, lost]) });
+  } catch (cause) {
+    throw lost.aborted && !signal?.aborted ? lost.reason : cause;
+  }
+}
+
+async function run(options: SyncOptions): Promise<SyncResult> {
   const { production, replica } = options;
   const from = siteOf(production);
   const to = siteOf(replica);

@@ -160,12 +160,25 @@ describe('live marks', () => {
   });
 });
 
+/** The whole of it, from copies of `step` blocks each. */
+function inPieces(marks: LiveMarks, step: number): PagedBits {
+  const whole = new PagedBits(marks.blocks);
+  for (let start = 0; start < marks.blocks; start += step) {
+    const end = Math.min(start + step, marks.blocks);
+    const piece = marks.snapshot({ start, end });
+    expect(piece.length).toBe(end - start);
+    for (const run of piece.runs()) whole.setRun({ start: start + run.start, end: start + run.end });
+  }
+  return whole;
+}
+
 describe('live marks of one thread', () => {
   it('are the blocks that writes touch, however little memory there is', () => {
     const writes = fc.array(fc.tuple(fc.nat(2 ** 31), fc.nat(2 ** 20)), { maxLength: 60 });
     fc.assert(
-      fc.property(writes, fc.constantFrom(512, 4096, 65536), (list, blockSize) => {
+      fc.property(writes, fc.constantFrom(512, 4096, 65536), fc.nat(80), (list, blockSize, pages) => {
         const size = 2 ** 31 + 2 ** 20 + 77;
+        const step = 512 * (1 + (blockSize === 512 ? 100 : 1) * pages);
         const roomy = LiveMarks.create(size, blockSize);
         const tight = LiveMarks.create(size, blockSize, 2 ** 16);
         const ranges = list.map(([offset, length]) => ({ offset, length }));
@@ -178,6 +191,7 @@ describe('live marks of one thread', () => {
         expect(expected.andNot(tight.snapshot()).isEmpty).toBe(true);
         if (tight.overmarked === 0) expect(tight.snapshot().equals(expected)).toBe(true);
         expect(LiveMarks.attach(roomy.handle()).snapshot().equals(expected)).toBe(true);
+        for (const marks of [roomy, tight]) expect(inPieces(marks, step).equals(marks.snapshot())).toBe(true);
       }),
       { numRuns: 60 },
     );

@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { DriftmapError } from '../../src/base/errors.ts';
 import { MAX_LIVE_PASSES } from '../../src/base/limits.ts';
 import { LiveMarks } from '../../src/bitmap/live-marks.ts';
+import { PagedBits } from '../../src/bitmap/paged-bits.ts';
 import { openFileUnit } from '../../src/lu/file-unit.ts';
 import { liveFromMarks } from '../../src/sync/live-marks.ts';
 import { loadState, statePath } from '../../src/sync/state-file.ts';
@@ -236,5 +238,42 @@ describe('a production disk that is written to', () => {
     expect(passes.filter((quiet) => quiet)).toHaveLength(1);
     const soon = liveFromMarks(marks, { ...ending, thresholdSeconds: 60 });
     expect((await sync({ production, replica, workers: 1, live: soon })).passes).toBe(3);
+  });
+
+  it.each([
+    ['here', 1],
+    ['here', 2],
+    ['far', 1],
+    ['far', 2],
+  ])('is not followed any further when its marks are lost: %s, in phase %s', async (where, phase) => {
+    const size = 12 * MiB;
+    const production = fileOf(folder, noise(size, 1));
+    const replica = fileOf(folder, noise(size, 2));
+    const losing = new AbortController();
+    const reason = new DriftmapError('io', 'nobody knows what was written');
+    let taken = 0;
+    let phases = 0;
+    const running = sync({
+      ...{ production, replica: where === 'far' ? site.grant('lost', { disk: replica }) : replica },
+      ...{ token: site.token, workers: 1 },
+      live: {
+        lost: losing.signal,
+        take: ({ size, blockSize }) => {
+          taken++;
+          return new PagedBits(Math.ceil(size / blockSize));
+        },
+        quiesce: async () => undefined,
+        threshold: size,
+      },
+      onProgress: () => {
+        if (++phases === phase) losing.abort(reason);
+      },
+    });
+    await expect(running).rejects.toBe(reason);
+    expect(taken).toBe(0);
+    expect(sameFiles(production, replica)).toBe(false);
+    if (where === 'far') return;
+    // Nothing goes on: the same disks can be synchronized at once.
+    expect((await sync({ production, replica, workers: 1 })).consistent).toBe(true);
   });
 });

@@ -22,6 +22,8 @@ export interface ControlRequest {
   readonly body: unknown;
   /** Aborted when the client has gone, or the server closes. */
   readonly signal: AbortSignal;
+  /** Whether the client reads what is told on the way. */
+  readonly hears: boolean;
   /** Tells something on the way; plain data. */
   tell(progress: unknown): void;
 }
@@ -159,7 +161,7 @@ async function answer(
     const route = findRoute(routes, incoming);
     const body = await readBody(incoming);
     const signal = AbortSignal.any([gone.signal, closing]);
-    const result = await route({ body, signal, tell });
+    const result = await route({ body, signal, hears: asLines, tell });
     if (response.destroyed) return;
     if (asLines) {
       writeLine(response, { result: result instanceof TextAnswer ? result.text : (result ?? null) });
@@ -286,7 +288,9 @@ async function readAnswer(
 ): Promise<unknown> {
   const fail = (reason: string, kind: ErrorKind = 'io') =>
     new DriftmapError(kind, reason, { path, operation: 'control' });
-  let rest = '';
+  /** Of a line that has not ended. */
+  let pieces: string[] = [];
+  let length = 0;
   let last: { result?: unknown; error?: PlainError } | null = null;
   const take = (line: string) => {
     let value: { progress?: unknown; result?: unknown; error?: PlainError };
@@ -301,11 +305,17 @@ async function readAnswer(
   response.setEncoding('utf8');
   try {
     for await (const chunk of response as AsyncIterable<string>) {
-      const lines = (rest + chunk).split('\n');
-      rest = lines.pop()!;
-      if (rest.length > CONTROL_MAX_ANSWER_BYTES)
-        throw fail(`expected an answer of at most ${CONTROL_MAX_ANSWER_BYTES} bytes`, 'limit');
-      for (const line of lines) if (line !== '') take(line);
+      const lines = chunk.split('\n');
+      for (const [i, piece] of lines.entries()) {
+        pieces.push(piece);
+        length += piece.length;
+        if (length > CONTROL_MAX_ANSWER_BYTES)
+          throw fail(`expected an answer of at most ${CONTROL_MAX_ANSWER_BYTES} bytes`, 'limit');
+        if (i === lines.length - 1) break;
+        if (length > 0) take(pieces.join(''));
+        pieces = [];
+        length = 0;
+      }
     }
   } catch (cause) {
     if (cause instanceof DriftmapError) throw cause;

@@ -83,7 +83,12 @@ export async function askReplica(
   if (asked !== null) return asked.answer;
   if (name === 'GET /points') return readPoints(file, options.onWarning);
   const signal = options.signal ?? new AbortController().signal;
-  const request: ControlRequest = { body, signal, tell: (progress) => options.onProgress?.(progress) };
+  const request: ControlRequest = {
+    body,
+    signal,
+    hears: true,
+    tell: (progress) => options.onProgress?.(progress),
+  };
   let host: ReplicaHost;
   try {
     host = await hostReplica(file, { schedules: false });

@@ -5,6 +5,7 @@ import { DriftmapError } from '../../base/errors.ts';
 import { type ControlRoutes, TextAnswer } from '../group/control.ts';
 import { splitterMetrics } from './metrics.ts';
 import type { Splitter } from './splitter.ts';
+import { watchRoutes } from './watch-routes.ts';
 
 export function controlSocketOf(stateFolder: string): string {
   return join(stateFolder, 'control.sock');
@@ -31,6 +32,7 @@ export function splitterRoutes(splitter: Splitter): ControlRoutes {
       const { sequence, time } = await splitter.bookmark(name, consistency ?? 'crash');
       return { name, sequence, time, consistency: consistency ?? 'crash' };
     },
+    ...watchRoutes(splitter),
     'POST /snapshot': ({ body }) => splitter.ask('snapshot', body),
     'GET /points': () => splitter.ask('points', {}),
   };

@@ -66,6 +66,12 @@ export function splitterMetrics(state: SplitterState): string {
     'Writes that the disk refused.',
     byDisk((disk) => disk.failedWrites),
   );
+  metric(
+    'watches',
+    'gauge',
+    'Those who follow its writes.',
+    byDisk((disk) => disk.watches.length),
+  );
   return `${lines.join('\n')}\n`;
 }
 

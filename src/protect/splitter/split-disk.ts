@@ -25,6 +25,7 @@ import { punchHole } from '../../lu/posix.ts';
 import type { NbdExport, ZeroManner } from '../nbd/nbd-export.ts';
 import type { Intents } from './intents.ts';
 import type { Marks } from './marks.ts';
+import type { Watch } from './watches.ts';
 
 /** Who duplicates writes. It never waits, and never throws. */
 export interface Duplicator {
@@ -65,6 +66,8 @@ export class SplitDisk implements NbdExport {
   readonly description = 'protected disk';
   readonly marks: Marks;
   readonly region: ByteCount;
+  /** Who follows what is written here: see `watches.ts`. */
+  readonly watches: Watch[] = [];
   /** For each region, the order number up to which the journal must be durable before its intent is cleared. */
   readonly touched: Float64Array;
   /** Changes of the disk so far; for each region its last; and up to which of them all is durable in the disk. */
@@ -263,6 +266,7 @@ export class SplitDisk implements NbdExport {
       this.spoil(offset, source.length);
       throw error;
     }
+    this.show(offset, source.length);
     const order = this.duplicator.wrote(this, offset, source);
     this.touch(first, last, order);
     this.writes++;
@@ -295,12 +299,16 @@ export class SplitDisk implements NbdExport {
   /** Its marks keep the regions from being cleared. */
   private spoil(offset: ByteOffset, length: ByteCount): void {
     this.failedWrites++;
+    this.show(offset, length);
     this.change(Math.floor(offset / this.region), Math.floor((offset + length - 1) / this.region));
     this.duplicator.spoilt(this, offset, length);
   }
 
   private punch(offset: ByteOffset, length: ByteCount, first: number, last: number): boolean {
-    if (!punchHole(this.fd, offset, length)) return false;
+    const punched = punchHole(this.fd, offset, length);
+    // Also what failed in the middle.
+    this.show(offset, length);
+    if (!punched) return false;
     this.touch(first, last, this.duplicator.zeroed(this, offset, length));
     this.writes++;
     this.writtenBytes += length;
@@ -350,9 +358,15 @@ export class SplitDisk implements NbdExport {
       this.spoil(offset, length);
       throw error;
     }
+    this.show(offset, length);
     this.touch(first, last, this.duplicator.zeroed(this, offset, length));
     this.writes++;
     this.writtenBytes += length;
+  }
+
+  /** To those who watch, in the turn in which the disk was written. */
+  private show(offset: ByteOffset, length: ByteCount): void {
+    for (const watch of this.watches) watch.mark(offset, length);
   }
 
   private notFast(offset: ByteOffset, length: ByteCount): DriftmapError {

@@ -8,7 +8,7 @@
  */
 
 import { randomBytes } from 'node:crypto';
-import { type DriftmapError, systemError } from '../../base/errors.ts';
+import { DriftmapError, systemError } from '../../base/errors.ts';
 import type { ByteCount } from '../../base/units.ts';
 import { type NbdListen, type NbdServer, serveNbd } from '../nbd/server.ts';
 import type { Marked } from '../stream/messages.ts';
@@ -16,6 +16,7 @@ import { Course, type CourseParts, type Phase } from './course.ts';
 import type { Intents } from './intents.ts';
 import { SplitDisk } from './split-disk.ts';
 import { endState, type Held, hold, openState } from './state-folder.ts';
+import { type Watch, Watches, type WatchState } from './watches.ts';
 
 export interface SplitterOptions {
   readonly group: string;
@@ -65,6 +66,8 @@ export interface SplitterState {
 export interface SplitDiskState {
   readonly name: string;
   readonly disk: string;
+  /** Of the file or device, as `LogicalUnit.identity`. */
+  readonly identity: string;
   readonly size: ByteCount;
   /** Where clients find it. */
   readonly uri: string;
@@ -75,6 +78,8 @@ export interface SplitDiskState {
   readonly writes: number;
   readonly writtenBytes: ByteCount;
   readonly failedWrites: number;
+  /** Who follows its writes. */
+  readonly watches: readonly WatchState[];
 }
 
 /** Regions that were not written to for so long, and are in the journal and flushed, are cleared. */
@@ -147,9 +152,11 @@ export class Splitter {
   /** By disk: when the splitter may flush it again, in milliseconds of `performance.now()`. */
   private readonly mayFlushAt = new Map<SplitDisk, number>();
   private closing: Promise<void> | null = null;
+  private readonly watches: Watches;
 
   constructor(parts: SplitterParts) {
     this.parts = parts;
+    this.watches = new Watches(parts.disks);
     this.notes = parts.notes;
     this.cooling = setInterval(() => void this.coolDown(), COOL_MS);
     this.cooling.unref();
@@ -193,13 +200,14 @@ export class Splitter {
   }
 
   private diskState(disk: SplitDisk, i: number): SplitDiskState {
-    const { name, size, unit, marks, writes, writtenBytes, failedWrites, region } = disk;
+    const { name, size, unit, marks, writes, writtenBytes, failedWrites, region, watches } = disk;
     const server = this.servers[i];
     let hot = 0;
     for (const at of this.parts.intents.hot(i)) hot += Math.min(region, size - at * region);
     return {
       name,
       disk: unit.name,
+      identity: unit.identity,
       size,
       uri: server?.uri(name) ?? '',
       connections: server?.connections ?? 0,
@@ -208,12 +216,27 @@ export class Splitter {
       writes,
       writtenBytes,
       failedWrites,
+      watches: watches.map((watch) => watch.state()),
     };
   }
 
   /** Names the moment, in the order of the stream. @throws DriftmapError `policy` unless it streams, `argument` for a name that is taken */
   bookmark(name: string, consistency: 'crash' | 'application' = 'crash'): Promise<Marked> {
     return this.parts.course.bookmark(name, consistency);
+  }
+
+  /**
+   * Marks what is written to a disk from now on, until the watch is ended.
+   * @param blockSize what a mark is about; a disk that is too large for it is marked in larger blocks
+   * @throws DriftmapError `not-found` for a disk that is none, `argument` for the block size, `limit`
+   */
+  watch(disk: string, blockSize?: ByteCount): Watch {
+    return this.watches.begin(disk, blockSize);
+  }
+
+  /** @throws DriftmapError `not-found` */
+  findWatch(id: string): Watch {
+    return this.watches.find(id);
   }
 
   /** Marks instead of streaming, until `resume`. */
@@ -243,6 +266,7 @@ export class Splitter {
   private async shutDown(): Promise<void> {
     const { options, held, intents, course, disks } = this.parts;
     clearInterval(this.cooling);
+    this.watches.endAll(new DriftmapError('aborted', 'the splitter is stopped'));
     await this.isCooling;
     await Promise.all(this.servers.map((server) => server.close()));
     await course.close(options.drainMs ?? DRAIN_MS);
