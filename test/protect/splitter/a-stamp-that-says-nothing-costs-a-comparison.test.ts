@@ -3,17 +3,19 @@
  * since, no foreign write is missed by it.
  */
 
+import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { KiB, MiB } from '../../../src/base/units.ts';
 import type { SplitDisk } from '../../../src/protect/splitter/split-disk.ts';
+import { openSplitter } from '../../../src/protect/splitter/splitter.ts';
 import type { Stamp, StampRecord } from '../../../src/protect/splitter/stamp-file.ts';
 import { recordAt } from '../../../src/protect/splitter/stamp-file.ts';
 import { LATE_RESTARTED_MS } from '../../../src/protect/splitter/written-past.ts';
-import { temporary } from '../../tools.ts';
+import { describeWith, temporary } from '../../tools.ts';
 import { judged, restamp, stampIn } from './judged.ts';
-import { Site, until } from './site.ts';
+import { makeFile, Site, until } from './site.ts';
 
 const folder = temporary();
 const shapes = [
@@ -207,5 +209,30 @@ describe('a disk whose times were set', () => {
     const before = new Date(Number(two!.times.modified / 1_000_000n));
     utimesSync(path, before, before);
     expect((await judge(site, state)).suspected[1]).toBe(WHOLE[1]);
+  });
+});
+
+describeWith(['loop devices'], 'a block device', () => {
+  it('has no times, so that its intents alone speak, as the documentation says', async () => {
+    const path = join(folder, 'device.raw');
+    makeFile(path, 96 * MiB);
+    const device = execFileSync('losetup', ['--find', '--show', path], { encoding: 'utf8' }).trim();
+    const state = join(folder, 'device.state');
+    try {
+      const splitter = await openSplitter({
+        group: 'test',
+        state,
+        disks: [{ name: 'one', disk: device, listen: { socket: join(folder, 'device.sock') } }],
+        reach: null,
+        drainMs: 0,
+      });
+      expect(stampIn(state).records).toEqual([null]);
+      writeFileSync(device, new Uint8Array(4 * KiB), { flag: 'r+' });
+      const { notes } = await judged(state, [{ name: 'one', path: device }]);
+      await splitter.close();
+      expect(notes).toEqual([]);
+    } finally {
+      execFileSync('losetup', ['--detach', device]);
+    }
   });
 });

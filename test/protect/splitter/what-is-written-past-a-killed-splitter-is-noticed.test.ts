@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { expect, it } from 'vitest';
@@ -28,6 +28,8 @@ async function calm(name: string): Promise<Protected> {
   await group.start();
   await group.streaming();
   expect(await group.end('SIGTERM')).toBe(0);
+  // The marks have the generations: it has had its day.
+  expect(existsSync(join(state(group), 'stamp'))).toBe(false);
   await group.start();
   await group.streaming();
   return group;
