@@ -70,6 +70,14 @@ function openDirect(path: string, fd: number): number | null {
   return null;
 }
 
+/** Of a file, in nanoseconds since 1970. */
+export interface FileTimes {
+  /** When it was last written to, or what somebody set (`touch`, `tar x`). */
+  readonly modified: bigint;
+  /** When it, or what is known of it, was last changed: nobody sets this one. */
+  readonly changed: bigint;
+}
+
 /** The same open file in another thread; closing it there closes nothing. */
 export function attachFileUnit(handle: Extract<UnitHandle, { kind: 'file' }>): FileUnit {
   return new FileUnit({ ...handle, owned: false });
@@ -134,6 +142,14 @@ export class FileUnit implements LogicalUnit {
     const { size, mtimeNs, ctimeNs } = this.stat();
     const later = ctimeNs - mtimeNs;
     return `${size}@${mtimeNs}${later === 0n ? '' : `${later > 0n ? '+' : ''}${later}`}`;
+  }
+
+  /** The times of which the generation is made; null of a block device. */
+  times(): FileTimes | null {
+    this.checkOpen('stat');
+    if (!this.sparse) return null;
+    const { mtimeNs, ctimeNs } = this.stat();
+    return { modified: mtimeNs, changed: ctimeNs };
   }
 
   read(offset: ByteOffset, target: Uint8Array): undefined {

@@ -108,6 +108,11 @@ function layout(tableBytes: number, disks: readonly IntentDisk[]): { starts: num
   return { starts, sectors: next };
 }
 
+/** What tells this file from every other: 16 random bytes. */
+export function runOf({ bytes }: IntentImage): Uint8Array {
+  return bytes.slice(32, 48);
+}
+
 /** A new file: no bit is set. @param salt for frozen fixtures */
 export function newImage(
   table: IntentTable,

@@ -25,6 +25,7 @@ import { punchHole } from '../../lu/posix.ts';
 import type { NbdExport, ZeroManner } from '../nbd/nbd-export.ts';
 import type { Intents } from './intents.ts';
 import type { Marks } from './marks.ts';
+import type { DiskStamp } from './stamp.ts';
 import type { Watch } from './watches.ts';
 
 /** Who duplicates writes. It never waits, and never throws. */
@@ -43,6 +44,8 @@ export interface SplitDiskParts {
   readonly intents: Intents;
   readonly duplicator: Duplicator;
   readonly marks: Marks;
+  /** Told of writes and flushes; null of a block device. */
+  readonly stamp: DiskStamp | null;
 }
 
 /** What file systems give back. */
@@ -84,13 +87,14 @@ export class SplitDisk implements NbdExport {
   failedWrites = 0;
   private readonly intents: Intents;
   private readonly duplicator: Duplicator;
+  private readonly stamp: DiskStamp | null;
   private readonly fd: number;
   private readonly regions: number;
   private lastRegion = -1;
   private width = 1;
   private missedAt = Number.NEGATIVE_INFINITY;
 
-  constructor({ number, name, unit, intents, duplicator, marks }: SplitDiskParts) {
+  constructor({ number, name, unit, intents, duplicator, marks, stamp }: SplitDiskParts) {
     this.number = number;
     this.name = name;
     this.unit = unit;
@@ -98,6 +102,7 @@ export class SplitDisk implements NbdExport {
     this.intents = intents;
     this.duplicator = duplicator;
     this.marks = marks;
+    this.stamp = stamp;
     const handle = unit.handle();
     if (handle.kind !== 'file') throw new DriftmapError('internal', 'a file unit with another handle');
     this.fd = handle.fd;
@@ -184,6 +189,7 @@ export class SplitDisk implements NbdExport {
 
   private async flushNow(): Promise<undefined> {
     const { changes } = this;
+    const times = this.stamp?.flushBegins() ?? null;
     try {
       await this.unit.flushAside();
     } catch (error) {
@@ -193,6 +199,7 @@ export class SplitDisk implements NbdExport {
       throw error;
     }
     this.durable = changes;
+    this.stamp?.flushed(times);
   }
 
   /** Whether the disk has durably what it was given in a region. */
@@ -260,6 +267,7 @@ export class SplitDisk implements NbdExport {
   }
 
   private writeNow(offset: ByteOffset, source: Uint8Array, first: number, last: number): void {
+    this.stamp?.beforeWrite();
     try {
       this.unit.write(offset, source);
     } catch (error) {
@@ -305,6 +313,7 @@ export class SplitDisk implements NbdExport {
   }
 
   private punch(offset: ByteOffset, length: ByteCount, first: number, last: number): boolean {
+    this.stamp?.beforeWrite();
     const punched = punchHole(this.fd, offset, length);
     // Also what failed in the middle.
     this.show(offset, length);
@@ -352,6 +361,7 @@ export class SplitDisk implements NbdExport {
   }
 
   private writeZeros(offset: ByteOffset, length: ByteCount, first: number, last: number): void {
+    this.stamp?.beforeWrite();
     try {
       this.unit.write(offset, ZEROS.subarray(0, length));
     } catch (error) {

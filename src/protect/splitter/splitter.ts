@@ -15,6 +15,7 @@ import type { Marked } from '../stream/messages.ts';
 import { Course, type CourseParts, type Phase } from './course.ts';
 import type { Intents } from './intents.ts';
 import { SplitDisk } from './split-disk.ts';
+import type { Stamps } from './stamp.ts';
 import { endState, type Held, hold, openState } from './state-folder.ts';
 import { type Watch, Watches, type WatchState } from './watches.ts';
 
@@ -95,10 +96,12 @@ const DRAIN_MS = 5000;
 export async function openSplitter(options: SplitterOptions): Promise<Splitter> {
   const held = await hold(options.state, options.disks);
   let intents: Intents | null = null;
+  let stamps: Stamps | null = null;
   try {
     const disks = options.disks.map(({ name }, i) => ({ name, unit: held.units[i]! }));
     const opened = openState(options.state, options.group, disks);
     intents = opened.intents;
+    stamps = opened.stamps;
     const course = new Course({
       group: options.group,
       run: randomBytes(16).toString('hex'),
@@ -118,14 +121,17 @@ export async function openSplitter(options: SplitterOptions): Promise<Splitter> 
           intents: intents!,
           duplicator: course,
           marks: opened.marks[number]!,
+          stamp: opened.stamps.disks[number]!,
         }),
     );
-    const splitter = new Splitter({ options, held, intents, course, disks: splits, notes: opened.notes });
+    const { notes } = opened;
+    const splitter = new Splitter({ options, held, intents, stamps, course, disks: splits, notes });
     await splitter.serve();
     course.start(splits);
     return splitter;
   } catch (error) {
     await intents?.close();
+    await stamps?.close();
     held.release();
     throw error;
   }
@@ -135,6 +141,7 @@ interface SplitterParts {
   readonly options: SplitterOptions;
   readonly held: Held;
   readonly intents: Intents;
+  readonly stamps: Stamps;
   readonly course: Course;
   readonly disks: readonly SplitDisk[];
   readonly notes: readonly string[];
@@ -264,11 +271,12 @@ export class Splitter {
   }
 
   private async shutDown(): Promise<void> {
-    const { options, held, intents, course, disks } = this.parts;
+    const { options, held, intents, stamps, course, disks } = this.parts;
     clearInterval(this.cooling);
     this.watches.endAll(new DriftmapError('aborted', 'the splitter is stopped'));
     await this.isCooling;
     await Promise.all(this.servers.map((server) => server.close()));
+    stamps.settle();
     await course.close(options.drainMs ?? DRAIN_MS);
     try {
       for (const disk of disks) {
@@ -281,6 +289,7 @@ export class Splitter {
       options.onTrouble?.(systemError(cause, { path: options.state, operation: 'save the marks' }));
     } finally {
       await intents.close();
+      await stamps.close();
       held.release();
     }
   }

@@ -1,6 +1,7 @@
 /**
- * What a splitter keeps of itself: the file of write intents, and after a clean stop the exact marks of each disk
- * (`NAME.drift`). Opening it tells what the replica may lack, whatever became of the splitter before.
+ * What a splitter keeps of itself: the file of write intents; while it runs, and after a kill, the stamps of its disks;
+ * and after a clean stop the exact marks of each disk (`NAME.drift`). Opening it tells what the replica may lack,
+ * whatever became of the splitter before, and whoever wrote to the disks since.
  */
 
 import { createHash } from 'node:crypto';
@@ -9,8 +10,9 @@ import { join } from 'node:path';
 import { DriftmapError, systemError } from '../../base/errors.ts';
 import { loadBitmap, saveBitmap } from '../../bitmap/drift-file.ts';
 import { NO_SIGNATURE, SyncBitmap } from '../../bitmap/sync-bitmap.ts';
-import { readBounded, writeAtomically } from '../../codec/atomic-file.ts';
-import { type FileUnit, openFileUnit } from '../../lu/file-unit.ts';
+import { AsideFile, readBounded, writeAtomically } from '../../codec/atomic-file.ts';
+import { type FileTimes, type FileUnit, openFileUnit } from '../../lu/file-unit.ts';
+import { hostId } from '../../sync/host.ts';
 import { holdDisk, lockOr } from '../group/hold-disk.ts';
 import { Intents } from './intents.ts';
 import {
@@ -21,11 +23,23 @@ import {
   readImage,
   regionCount,
   regionFor,
+  runOf,
   sealSector,
 } from './intents-file.ts';
 import { Marks } from './marks.ts';
+import { Stamps } from './stamp.ts';
+import {
+  MAX_STAMP_BYTES,
+  newStamp,
+  readStamp,
+  type Stamp,
+  type StampImage,
+  type StampRecord,
+} from './stamp-file.ts';
+import { writtenPast } from './written-past.ts';
 
 const INTENTS = 'intents';
+const STAMP = 'stamp';
 /** A group of a thousand disks with a million regions each. */
 const MAX_INTENTS_BYTES = 256 * 1024 * 1024;
 
@@ -36,6 +50,7 @@ export interface StateDisk {
 
 export interface OpenedState {
   readonly intents: Intents;
+  readonly stamps: Stamps;
   /** By disk, in the given order. */
   readonly marks: readonly Marks[];
   /** For people: what was found, where it means that much is compared. */
@@ -97,7 +112,8 @@ export function marksFile(folder: string, name: string): string {
 
 /**
  * Reads what is there, and begins anew from it: the new file of intents has a bit for all that is marked, and the old
- * marks are gone. Until it is in its place the old files are untouched.
+ * marks are gone. Until it is in its place the old files are untouched. The new stamps tell the times that the disks
+ * were judged by: whatever is written to them past the splitter until its own first write shows at the next start.
  * @throws DriftmapError what writing the folder throws: without intents nothing can be protected
  */
 export function openState(folder: string, group: string, disks: readonly StateDisk[]): OpenedState {
@@ -113,7 +129,9 @@ export function openState(folder: string, group: string, disks: readonly StateDi
       region: regionFor(unit.size),
     })),
   };
-  const marks = disks.map((disk, i) => marksOf(folder, disk, table.disks[i]!, old, notes));
+  const times = disks.map(({ unit }) => unit.times());
+  const before = { image: old, stamp: old === null ? null : readOldStamp(folder, old) };
+  const marks = disks.map((disk, i) => marksOf(folder, disk, table.disks[i]!, before, times[i]!, notes));
   const image = newImage(table, old?.condition.journal ?? null, old?.condition.sequence ?? 0);
   for (const [disk, { bits, blockSize }] of marks.entries()) {
     const { region } = table.disks[disk]!;
@@ -127,12 +145,37 @@ export function openState(folder: string, group: string, disks: readonly StateDi
       );
     }
   }
-  writeAtomically(path, image.bytes);
+  const at = Date.now();
+  const records = times.map(
+    (now): StampRecord | null => now && { state: 'idle', at, times: now, durable: null },
+  );
+  const stamp = newStamp({ host: hostId(), run: runOf(image), records });
+  replaceBoth(folder, image, stamp);
   // The bits speak from now on.
   for (const name of readdirSync(folder))
     if (name.endsWith('.drift')) rmSync(join(folder, name), { force: true });
-  const intents = new Intents(path, image);
-  return { intents, marks, notes };
+  const units = disks.map(({ unit }) => unit);
+  const stamps = new Stamps(join(folder, STAMP), stamp, units, records);
+  try {
+    return { intents: new Intents(path, image), stamps, marks, notes };
+  } catch (error) {
+    void stamps.close();
+    throw error;
+  }
+}
+
+/** Puts the files of a new run in their places: a kill between the two leaves intents without stamps, which is safe. */
+function replaceBoth(folder: string, image: IntentImage, stamp: StampImage): void {
+  const aside = new AsideFile(join(folder, STAMP));
+  try {
+    // Before the intents are in their place: should there be no room, the old files stay as they are.
+    aside.append(stamp.bytes);
+    writeAtomically(join(folder, INTENTS), image.bytes);
+  } catch (error) {
+    aside.discard();
+    throw error;
+  }
+  aside.commit();
 }
 
 /**
@@ -164,6 +207,8 @@ export async function endState(
     saveBitmap(new SyncBitmap(header, marks.bits, marks.unsure), marksFile(folder, name));
   }
   await intents.conclude({ clean: true, sequence });
+  // The marks have the generations.
+  rmSync(join(folder, STAMP), { force: true });
 }
 
 function setBits(image: IntentImage, disk: number, first: number, end: number): void {
@@ -189,11 +234,29 @@ function readOld(path: string, notes: string[]): IntentImage | null {
   }
 }
 
+/** Null where there is none that belongs to these intents: one of a driftmap that wrote none, or of another run. */
+function readOldStamp(folder: string, image: IntentImage): Stamp | null {
+  const path = join(folder, STAMP);
+  try {
+    const stamp = readStamp(readBounded(path, MAX_STAMP_BYTES), path);
+    return Buffer.compare(stamp.run, runOf(image)) === 0 ? stamp : null;
+  } catch {
+    // Then nothing tells, and everything is compared.
+    return null;
+  }
+}
+
+interface Before {
+  readonly image: IntentImage | null;
+  readonly stamp: Stamp | null;
+}
+
 function marksOf(
   folder: string,
   { name, unit }: StateDisk,
   disk: IntentDisk,
-  old: IntentImage | null,
+  { image: old, stamp }: Before,
+  times: FileTimes | null,
   notes: string[],
 ): Marks {
   const marks = new Marks(unit.size);
@@ -209,6 +272,11 @@ function marksOf(
   if (then.identity !== disk.identity) return everything('it is another disk than before');
   if (then.size !== disk.size) return everything(`it had ${then.size} bytes and has ${disk.size}`);
   if (!old.condition.clean) {
+    const [host, hostThen] = [hostId(), stamp?.host ?? null];
+    const isSameSystem = host === null || hostThen === null || host === hostThen;
+    // A block device has no times: there the intents alone speak.
+    const past = times === null ? null : writtenPast(stamp?.records[at] ?? null, times, isSameSystem);
+    if (past !== null) return everything(past);
     for (let region = 0; region < regionCount(then); region++) {
       const { byte, mask } = placeOfRegion(old.starts[at]!, region);
       if ((old.bytes[byte]! & mask) === 0) continue;

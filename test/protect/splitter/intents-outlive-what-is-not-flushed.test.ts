@@ -12,6 +12,7 @@ import { placeOfRegion, readImage } from '../../../src/protect/splitter/intents-
 import type { SplitDisk } from '../../../src/protect/splitter/split-disk.ts';
 import type { Splitter } from '../../../src/protect/splitter/splitter.ts';
 import { temporary } from '../../tools.ts';
+import { restamp } from './judged.ts';
 import { Site, until } from './site.ts';
 
 const folder = temporary();
@@ -173,14 +174,19 @@ describe('a power cut', () => {
     const { round } = await beginFlush(held);
     // The power fails: the flush never ends, and the state folder is as it is now.
     const intents = readFileSync(join(held.site.state, 'intents'));
+    const stamp = readFileSync(join(held.site.state, 'stamp'));
     held.end();
     await round;
     held.disk.unit.flushAside = async () => undefined;
     await held.splitter.close();
     writeFileSync(held.site.production('disk'), durable);
     writeFileSync(join(held.site.state, 'intents'), intents);
+    writeFileSync(join(held.site.state, 'stamp'), stamp);
+    restamp(held.site.state, (before) => ({ ...before, host: 'ab'.repeat(16) }));
     const splitter = await held.site.startSplitter();
     open = splitter;
+    // The intents speak, and not a stamp that would have all compared.
+    expect(splitter.notes).toEqual([]);
     await until(() => splitter.state().state === 'streaming', 'streaming');
     const unit = held.site.journal!.newest('disk');
     const there = Buffer.alloc(unit.size);
