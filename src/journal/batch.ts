@@ -22,7 +22,8 @@ export class Pool {
 }
 
 const PIECE = 256 * KiB;
-const SPARES = JOURNAL_BATCH_BYTES / PIECE;
+/** A batch is filled while the one before it is written. */
+const SPARES = (2 * JOURNAL_BATCH_BYTES) / PIECE;
 
 /** Bytes that grow at the end, in pieces. */
 export class Sink {
@@ -41,15 +42,31 @@ export class Sink {
   /** Room for `count` more, in one piece of memory; returns where in `bytes` it begins. */
   take(count: ByteCount): number {
     if (this.used + count > this.bytes.length) {
-      if (this.pieces.length > 0) this.ends.push(this.used);
-      this.bytes = count > PIECE ? new Uint8Array(Buffer.allocUnsafeSlow(count).buffer) : this.pool.take();
-      this.pieces.push(this.bytes);
-      this.used = 0;
+      this.begin(count > PIECE ? new Uint8Array(Buffer.allocUnsafeSlow(count).buffer) : this.pool.take());
     }
     const at = this.used;
     this.used += count;
     this.length += count;
     return at;
+  }
+
+  /** Takes bytes in, in as many pieces as they need. */
+  put(bytes: Uint8Array): void {
+    for (let done = 0; done < bytes.length; ) {
+      if (this.used === this.bytes.length) this.begin(this.pool.take());
+      const some = bytes.subarray(done, done + this.bytes.length - this.used);
+      this.bytes.set(some, this.used);
+      this.used += some.length;
+      done += some.length;
+    }
+    this.length += bytes.length;
+  }
+
+  private begin(piece: Uint8Array): void {
+    if (this.pieces.length > 0) this.ends.push(this.used);
+    this.bytes = piece;
+    this.pieces.push(piece);
+    this.used = 0;
   }
 
   /** All that was taken, in order. */

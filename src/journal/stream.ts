@@ -168,9 +168,9 @@ export class Stream {
       text: entry.text,
     };
     if (bytes !== null) {
-      const at = batch.data.take(FRAME_BYTES + bytes.length);
+      const at = batch.data.take(FRAME_BYTES);
       encodeFrame({ length, sequence, disk, crc }, segment.dataSalt, batch.data.bytes, at);
-      batch.data.bytes.set(bytes, at + FRAME_BYTES);
+      batch.data.put(bytes);
       this.stagedSum += FRAME_BYTES + bytes.length;
     }
     const at = batch.meta.take(metaBytesOf(text.length));
