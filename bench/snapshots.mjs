@@ -26,12 +26,15 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3';
-import { openFileUnit } from '../dist/lu/file-unit.js';
-import { createRepository } from '../dist/snapshots/repository.js';
-import { restoreSnapshot } from '../dist/snapshots/restore.js';
-import { openSnapshotDisk } from '../dist/snapshots/snapshot-unit.js';
-import { takeSnapshot } from '../dist/snapshots/take.js';
-import { openObjectStore } from '../dist/store/open-object-store.js';
+// What the package's users load.
+import {
+  createRepository,
+  openFileUnit,
+  openObjectStore,
+  openSnapshotDisk,
+  restoreSnapshot,
+  takeSnapshot,
+} from '../dist/lib/index.js';
 
 const MiB = 1024 * 1024;
 const { values, positionals } = parseArgs({

@@ -10,6 +10,7 @@ import { checksum } from '../codec/checksum.ts';
 import type { Completion } from '../lu/logical-unit.ts';
 import { type Hasher, NAME_BYTES } from './hasher.ts';
 import { objectBufferBytes } from './object-format.ts';
+import { looksRandom } from './trials.ts';
 
 /** Plain data: threads make their views of it. */
 export interface PieceShape {
@@ -23,8 +24,7 @@ export interface PieceShape {
   readonly plainAt: ByteOffset;
 }
 
-/** Whole cache lines, so that no two threads write to one; whole pages of memory are read to faster. */
-const LINE = 64;
+/** No two threads write to one cache line, and units are read to whole pages of memory. */
 const MEMORY_PAGE = 4096;
 /** Read and signed at a time: it stays in a cache, and kernels fill their lanes. */
 const STEP = 1 * MiB;
@@ -41,16 +41,19 @@ function placeBytes({ blockSize }: Measures): ByteCount {
   return alignUp(objectBufferBytes(blockSize), MEMORY_PAGE);
 }
 
-/** The piece as it was read, where it is not read to its places; signatures; checksums; which blocks are not zero. */
+/** The piece as it was read, where another thread reads it than signs it; and what is found out about each block. */
 function trayBytes({ blockSize, most }: Measures): ByteCount {
-  return alignUp(most * blockSize + alignUp(most * (NAME_BYTES + 4 + 1), LINE), MEMORY_PAGE);
+  return alignUp(most * (blockSize + NAME_BYTES + 4 + 1 + 1), MEMORY_PAGE);
 }
 
 export interface Tray {
   readonly bytes: Uint8Array;
   readonly signatures: Uint8Array;
   readonly checksums: Uint32Array;
+  /** 1 where it is not all zero. */
   readonly nonzero: Uint8Array;
+  /** 1 where it looks random. */
+  readonly random: Uint8Array;
 }
 
 export class PieceMemory {
@@ -70,6 +73,7 @@ export class PieceMemory {
       signatures: new Uint8Array(memory, signatures, most * NAME_BYTES),
       checksums: new Uint32Array(memory, checksums, most),
       nonzero: new Uint8Array(memory, checksums + most * 4, most),
+      random: new Uint8Array(memory, checksums + most * 5, most),
     };
   }
 
@@ -81,13 +85,19 @@ export class PieceMemory {
   }
 }
 
+export interface PieceWants {
+  readonly checksums: boolean;
+  readonly looks: boolean;
+}
+
 /** What a piece is filled from and to. */
 export interface PieceFilling {
   readonly length: ByteCount;
   readonly tray: number;
   /** For each block, where it goes unless it is all zero. */
   readonly places: readonly number[];
-  readonly wantsChecksums: boolean;
+  /** What is found out about blocks besides: worth it where most of them are sent. */
+  readonly wants: PieceWants;
   /** Reads from within the piece; null where it lies in its tray already. */
   readonly read: ((from: ByteOffset, target: Uint8Array) => Completion) | null;
 }
@@ -96,10 +106,10 @@ export interface PieceFilling {
 export async function fillPiece(
   memory: PieceMemory,
   hasher: Hasher,
-  { length, tray: index, places, wantsChecksums, read }: PieceFilling,
+  { length, tray: index, places, wants, read }: PieceFilling,
 ): Promise<undefined> {
   const { blockSize, plainAt } = memory.shape;
-  const { bytes, signatures, checksums, nonzero } = memory.tray(index);
+  const { bytes, signatures, checksums, nonzero, random } = memory.tray(index);
   const step = Math.max(STEP, blockSize);
   for (let from = 0; from < length; from += step) {
     const to = Math.min(from + step, length);
@@ -112,7 +122,8 @@ export async function fillPiece(
       if (nonzero[block] === 0) continue;
       const plain = part.subarray(at, at + blockSize);
       memory.place(places[block]!).set(plain, plainAt);
-      if (wantsChecksums) checksums[block] = checksum(plain);
+      if (wants.checksums) checksums[block] = checksum(plain);
+      if (wants.looks) random[block] = looksRandom(plain) ? 1 : 0;
     }
   }
   return undefined;

@@ -1,10 +1,10 @@
 /** What the threads that read and sign pieces of disks are told, and what they say. Plain data and shared memory. */
 
 import type { PlainError } from '../base/errors.ts';
-import type { ByteCount, ByteOffset } from '../base/units.ts';
+import type { ByteOffset } from '../base/units.ts';
 import type { KernelModules } from '../signature/kernels.ts';
 import type { ThreadSource } from './disk-unit.ts';
-import type { PieceShape } from './piece-memory.ts';
+import type { PieceFilling, PieceShape } from './piece-memory.ts';
 
 /** One thread's part in a snapshot, from its begin to the order to end. */
 export interface PieceTask {
@@ -17,17 +17,13 @@ export interface PieceTask {
 export type PieceOrder =
   /** Pieces may be read from it from now on. */
   | { readonly kind: 'source'; readonly id: number; readonly source: ThreadSource }
-  | {
+  | ({
       readonly kind: 'piece';
       readonly id: number;
       /** Null where the piece lies in its tray. */
       readonly source: number | null;
       readonly offset: ByteOffset;
-      readonly length: ByteCount;
-      readonly tray: number;
-      readonly places: readonly number[];
-      readonly wantsChecksums: boolean;
-    }
+    } & Omit<PieceFilling, 'read'>)
   | { readonly kind: 'end' };
 
 export type PieceAnswer =

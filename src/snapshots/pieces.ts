@@ -19,12 +19,18 @@ import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ScanPool } from '../scan/pool.ts';
 import { type ThreadSource, threadSource } from './disk-unit.ts';
 import { hasher, NAME_BYTES } from './hasher.ts';
-import { fillPiece, makePieceShape, type PieceFilling, PieceMemory } from './piece-memory.ts';
+import {
+  fillPiece,
+  makePieceShape,
+  type PieceFilling,
+  PieceMemory,
+  type PieceWants,
+} from './piece-memory.ts';
 import type { PieceAnswer, PieceOrder, PieceTask } from './piece-task.ts';
 import type { FilledBuffer } from './repository.ts';
 
 /** Threads load compiled code only: from the sources (under a test runner) the built worker beside them is used. */
-const builtWorker = fileURLToPath(
+const workerFile = fileURLToPath(
   new URL(
     import.meta.url.endsWith('.ts') ? '../../dist/snapshots/piece-worker.js' : './piece-worker.js',
     import.meta.url,
@@ -41,6 +47,11 @@ const MOST_THREADS = 2;
 /** Pieces that a thread has before it: one that it works on, and one for when it is done. */
 const AHEAD = 2;
 
+/** A processor alone gains nothing by a thread. */
+function defaultThreads(): number {
+  return Math.min(MOST_THREADS, Math.floor(availableParallelism() / 2));
+}
+
 export interface PiecesOptions {
   readonly blockSize: ByteCount;
   readonly plainAt: ByteOffset;
@@ -48,10 +59,9 @@ export interface PiecesOptions {
   readonly connections: number;
   /** What may be read, at most. */
   readonly totalBytes: ByteCount;
-  /** Whether most blocks that are read will be sent as they are. */
-  readonly wantsChecksums: boolean;
-  /** For tests: what threads run. */
-  readonly workerFile?: string | undefined;
+  readonly wants: PieceWants;
+  /** By the processors when absent; with 0 all is done here, as small snapshots are in any case. */
+  readonly threads?: number | undefined;
 }
 
 /** A block in its place. Whoever has it gives it back when it is sent or need not be. */
@@ -111,11 +121,9 @@ export class Pieces {
   private ids = 0;
 
   constructor(options: PiecesOptions) {
-    const { blockSize, plainAt, connections, totalBytes } = options;
+    const { blockSize, plainAt, connections, totalBytes, threads = defaultThreads() } = options;
     this.options = options;
-    const isLarge = totalBytes >= START_AFTER + SMALL;
-    // A processor alone gains nothing.
-    this.width = isLarge ? Math.min(MOST_THREADS, Math.floor(availableParallelism() / 2)) : 0;
+    this.width = totalBytes >= START_AFTER + SMALL ? threads : 0;
     const blocks = Math.max(1, Math.ceil(totalBytes / blockSize));
     this.most = Math.min(Math.max(1, Math.ceil(PIECE / blockSize)), blocks);
     const trays = 1 + AHEAD * this.width;
@@ -174,7 +182,7 @@ export class Pieces {
     const places = this.freePlaces.splice(this.freePlaces.length - count, count);
     this.begun += length;
     if (this.width > 0 && this.pool === null && this.begun > START_AFTER) this.start();
-    const filling: Filling = { length, tray, places, wantsChecksums: this.options.wantsChecksums };
+    const filling: Filling = { length, tray, places, wants: this.options.wants };
     const [thread] = this.threads.filter(({ isReady }) => isReady).sort((a, b) => a.orders - b.orders);
     if (thread === undefined) await this.fillHere(unit, offset, filling);
     else await this.fillThere(thread, unit, offset, filling);
@@ -219,8 +227,8 @@ export class Pieces {
 
   private pieceOf(index: number, places: readonly number[], length: ByteCount): Piece {
     const { memory, freePlaces, freeTrays } = this;
-    const { blockSize, wantsChecksums } = this.options;
-    const { signatures, checksums, nonzero } = memory.tray(index);
+    const { blockSize, wants } = this.options;
+    const { signatures, checksums, nonzero, random } = memory.tray(index);
     const taken = new Set<number>();
     return {
       signature: (i) => (nonzero[i] === 0 ? null : signatures.subarray(i * NAME_BYTES, (i + 1) * NAME_BYTES)),
@@ -231,7 +239,8 @@ export class Pieces {
         return {
           buffer: memory.place(place),
           length: Math.min(blockSize, length - i * blockSize),
-          checksum: wantsChecksums ? checksums[i]! : null,
+          checksum: wants.checksums ? checksums[i]! : null,
+          looksRandom: wants.looks ? random[i] === 1 : null,
           release: () => void freePlaces.push(place),
         };
       },
@@ -243,7 +252,6 @@ export class Pieces {
   }
 
   private start(): void {
-    const { workerFile = builtWorker } = this.options;
     this.pool = new ScanPool(this.width, workerFile);
     const { modules } = this.pool;
     for (let i = 0; i < this.width; i++) {

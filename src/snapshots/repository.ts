@@ -61,6 +61,8 @@ export interface FilledBuffer {
   readonly length: ByteCount;
   /** CRC-32 of the plain bytes; null where nobody computed it. */
   readonly checksum: number | null;
+  /** Of the plain bytes (`trials.ts`); null where nobody looked. */
+  readonly looksRandom: boolean | null;
 }
 
 interface Config {
@@ -143,7 +145,7 @@ export class Repository {
   encodeInPlace(
     kind: ObjectKind,
     name: Uint8Array,
-    { buffer, length, checksum: plainChecksum }: FilledBuffer,
+    { buffer, length, checksum: plainChecksum }: Omit<FilledBuffer, 'looksRandom'>,
     isWorth: boolean,
   ): Promise<Uint8Array> {
     const { keys } = this;

@@ -61,6 +61,11 @@ export interface SnapshotProgress {
 export interface TakeOptions {
   /** Objects on their way at a time; 16 when absent. */
   readonly connections?: number | undefined;
+  /**
+   * Threads that read and sign the disks; one, or two on four processors and more, when absent. With 0, and of what is
+   * small, all is done by the caller's thread.
+   */
+  readonly threads?: number | undefined;
   readonly limiter?: RateLimiter | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: SnapshotProgress) => void) | undefined;
@@ -205,16 +210,19 @@ class TakeRun {
 
   private makePieces(): Pieces {
     const { repository, request } = this;
-    const { connections = DEFAULT_CONNECTIONS } = this.options;
+    const { connections = DEFAULT_CONNECTIONS, threads } = this.options;
+    // Else the parent has most of what is read.
+    const isNew = request.parent === null || request.disks.every(({ changed }) => changed !== null);
     return new Pieces({
       blockSize: repository.blockSize,
       plainAt: repository.plainAt,
       connections,
+      threads,
       totalBytes: this.takers.reduce((sum, taker) => sum + taker.totalBytes, 0),
-      // Where the parent has most of what is read, few of them would be used.
-      wantsChecksums:
-        !repository.isEncrypted &&
-        (request.parent === null || request.disks.every(({ changed }) => changed !== null)),
+      wants: {
+        checksums: isNew && !repository.isEncrypted,
+        looks: isNew && repository.compression !== 'none',
+      },
     });
   }
 

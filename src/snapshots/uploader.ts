@@ -18,7 +18,7 @@ import { ObjectKind, objectBuffer } from './object-format.ts';
 import { MAX_PAGE_BYTES } from './page.ts';
 import type { HeldBlock } from './pieces.ts';
 import { type FilledBuffer, folderOf, keyOf, nameOfKey, type Repository } from './repository.ts';
-import { Trials } from './trials.ts';
+import { looksRandom, Trials } from './trials.ts';
 
 export interface UploaderOptions {
   readonly connections?: number | undefined;
@@ -85,7 +85,12 @@ export class Uploader {
     return this.crew.add(bytes.length, async () => {
       const buffer = this.buffers.pop() ?? objectBuffer(MAX_PAGE_BYTES);
       buffer.set(bytes, this.repository.plainAt);
-      await this.sendOne(ObjectKind.page, name, { buffer, length: bytes.length, checksum: null });
+      await this.sendOne(ObjectKind.page, name, {
+        buffer,
+        length: bytes.length,
+        checksum: null,
+        looksRandom: null,
+      });
       this.buffers.push(buffer);
     });
   }
@@ -132,7 +137,8 @@ export class Uploader {
     const { repository, trials } = this;
     const { buffer, length } = filled;
     const at = repository.plainAt;
-    const trial = repository.compression === 'none' ? null : trials.begin(buffer.subarray(at, at + length));
+    const isFlat = () => filled.looksRandom ?? looksRandom(buffer.subarray(at, at + length));
+    const trial = repository.compression === 'none' ? null : trials.begin(isFlat());
     const bytes = await repository.encodeInPlace(kind, name, filled, trial !== null);
     if (trial !== null) trials.end(trial, bytes.length < length);
     return bytes;
