@@ -18,6 +18,7 @@ await bundle({ main: dist('cli', 'main.js') });
 await bundle({ worker: dist('scan', 'worker.js') });
 await bundle({ 'index-worker': dist('scan', 'index-worker.js') });
 await bundle({ 'sign-worker': dist('sync', 'sign-worker.js') });
+await bundle({ 'piece-worker': dist('snapshots', 'piece-worker.js') });
 await bundle({ 'limit-worker': dist('bench', 'limit-worker.js') });
 
 async function bundle(input) {

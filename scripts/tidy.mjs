@@ -47,6 +47,7 @@ const entries = [
   'bench/limit-worker.ts',
   'bench/duel.ts',
   'sync/sign-worker.ts',
+  'snapshots/piece-worker.ts',
 ];
 const MAX_LINES = 500;
 

@@ -2,8 +2,9 @@
 
 import { DriftmapError } from '../base/errors.ts';
 
-export function asOurs(cause: unknown): DriftmapError {
+/** @param who threw, for the message */
+export function asOurs(cause: unknown, who = 'a scan worker'): DriftmapError {
   if (cause instanceof DriftmapError) return cause;
   const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
-  return new DriftmapError('worker', `a scan worker failed: ${reason}`, { cause });
+  return new DriftmapError('worker', `${who} failed: ${reason}`, { cause });
 }

@@ -11,10 +11,10 @@ import { blockAt, blocksTouching, bytesOfBlocks, MiB } from '../base/units.ts';
 import { PagedBits } from '../bitmap/paged-bits.ts';
 import type { LogicalUnit } from '../lu/logical-unit.ts';
 import { ExtentCursor } from './extent-cursor.ts';
-import { hasher, NAME_BYTES } from './hasher.ts';
+import { hasher } from './hasher.ts';
 import type { SnapshotDisk } from './manifest.ts';
-import { ObjectKind } from './object-format.ts';
 import { PAGE_BLOCKS, Page, placesOfPage, ROOT_BLOCKS, treeShape } from './page.ts';
+import type { Piece, Pieces } from './pieces.ts';
 import type { Repository } from './repository.ts';
 import { TreeReader } from './tree.ts';
 import type { Uploader } from './uploader.ts';
@@ -28,8 +28,6 @@ export interface SnapshotDiskSource {
   readonly changed: Iterable<ByteRange> | null;
 }
 
-/** Read at a time; a large block is read alone. */
-const READ = 2 * MiB;
 /** Changes that run on for so long may be a guest that gave its storage back. */
 const WORTH_ASKING = 8 * MiB;
 /** Pages of the parent: they are walked in order, so few are needed again. */
@@ -61,11 +59,10 @@ export class DiskTaker {
   /** Null: all of them. */
   private readonly dirty: PagedBits | null;
   private readonly blocks: BlockCount;
-  private readonly signatures: Uint8Array;
-  private readonly nonzero: Uint8Array;
-  /** What is read lies here until it is signed and copied on its way. */
-  private readonly piece: Uint8Array;
+  /** Pieces of one page that were begun and are not sent, in order. */
+  private readonly ahead: { readonly run: BlockRun; readonly piece: Promise<Piece> }[] = [];
   private found = 0;
+  private pieces: Pieces | null = null;
 
   /** @throws DriftmapError `argument` for a unit of another size, or changes past its end */
   constructor(parts: DiskTakerParts) {
@@ -80,15 +77,12 @@ export class DiskTaker {
     this.dirty = parent === null || changed === null ? null : this.dirtyBlocks(changed);
     this.changedBytes = this.dirty === null ? null : this.bytesOf(this.dirty);
     this.totalBytes = this.changedBytes ?? size;
-    const most = Math.max(1, Math.ceil(READ / repository.blockSize));
-    this.signatures = new Uint8Array(most * NAME_BYTES);
-    this.nonzero = new Uint8Array(most);
-    this.piece = new Uint8Array(Math.min(most * repository.blockSize, size));
   }
 
   /** Reads and sends; what was sent is in the store when the uploader is done. */
-  async take(): Promise<SnapshotDisk> {
+  async take(pieces: Pieces): Promise<SnapshotDisk> {
     const { source, parent } = this.parts;
+    this.pieces = pieces;
     this.found = parent?.blocks ?? 0;
     const { roots: count } = treeShape(source.size, this.parts.repository.blockSize);
     const roots: (Uint8Array | null)[] = [];
@@ -124,6 +118,7 @@ export class DiskTaker {
       await this.takeRun(now, { start: from, end: to });
       from = this.nextDirty(to, end);
     }
+    while (this.ahead.length > 0) await this.sendPiece(now);
     this.found += now.count - (before?.count ?? 0);
     return this.sendPage(now, beforeSignature);
   }
@@ -149,7 +144,7 @@ export class DiskTaker {
         for (; block < to; block++) page.set(block % PAGE_BLOCKS, null);
         this.doneBytes += Math.min(to * blockSize, source.size) - offset;
       } else {
-        const next = Math.min(Math.max(to, block + 1), block + this.nonzero.length);
+        const next = Math.min(Math.max(to, block + 1), block + this.pieces!.most);
         await this.takePiece(page, { start: block, end: next });
         block = next;
       }
@@ -159,31 +154,38 @@ export class DiskTaker {
     return undefined;
   }
 
+  /** Begins to read and sign it; those before it are sent meanwhile. */
   private async takePiece(page: Page, run: BlockRun): Promise<undefined> {
+    const { repository, source } = this.parts;
+    const pieces = this.pieces!;
+    while (this.ahead.length >= pieces.ahead) await this.sendPiece(page);
+    const { offset, length } = bytesOfBlocks(run, repository.blockSize, source.size);
+    const piece = pieces.begin(source.unit, offset, length);
+    // It is heard of when it is its turn; if another one fails before, never.
+    piece.catch(() => undefined);
+    this.ahead.push({ run, piece });
+    return undefined;
+  }
+
+  private async sendPiece(page: Page): Promise<undefined> {
     const { repository, source, uploader } = this.parts;
-    const { blockSize } = repository;
-    const { offset, length } = bytesOfBlocks(run, blockSize, source.size);
-    const bytes = this.piece.subarray(0, length);
-    const wait = source.unit.read(offset, bytes);
-    if (wait) await wait;
+    const { run, piece: reading } = this.ahead.shift()!;
+    const piece = await reading;
+    const { length } = bytesOfBlocks(run, repository.blockSize, source.size);
     this.bytesRead += length;
     this.doneBytes += length;
     if (this.dirty === null) this.bytesScanned += length;
-    hasher().signBlocks(bytes, blockSize, this.signatures, this.nonzero);
-    const { signatures, nonzero } = this;
     for (let block = run.start; block < run.end; block++) {
       const i = block - run.start;
       const place = block % PAGE_BLOCKS;
-      const signature = nonzero[i] === 0 ? null : signatures.subarray(i * NAME_BYTES, (i + 1) * NAME_BYTES);
+      const signature = piece.signature(i);
       const isAsBefore = this.old !== null && page.isAt(place, signature);
       page.set(place, signature);
       if (signature === null) continue;
       if (isAsBefore) uploader.blocksKnown++;
-      else {
-        const at = i * blockSize;
-        await uploader.send(ObjectKind.block, signature, bytes.subarray(at, at + blockSize));
-      }
+      else await uploader.sendBlock(signature, piece.take(i));
     }
+    piece.end();
     return undefined;
   }
 
@@ -192,7 +194,7 @@ export class DiskTaker {
     if (bytes === null) return null;
     const signature = hasher().sign(bytes);
     const isAsBefore = before !== null && Buffer.compare(before, signature) === 0;
-    if (!isAsBefore) await this.parts.uploader.send(ObjectKind.page, signature, bytes);
+    if (!isAsBefore) await this.parts.uploader.sendPage(signature, bytes);
     return signature;
   }
 

@@ -2,8 +2,10 @@
 
 import { DriftmapError } from '../base/errors.ts';
 import type { ByteCount, ByteOffset, ByteRange } from '../base/units.ts';
+import { attachDisk } from '../disk/attach.ts';
 import { DiskReader } from '../disk/reader.ts';
-import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { DiskHandle, VirtualDisk } from '../disk/virtual-disk.ts';
+import { attachUnit } from '../lu/attach.ts';
 import type { Completion, LogicalUnit, UnitExtent, UnitHandle } from '../lu/logical-unit.ts';
 import { checkRange } from '../lu/ranges.ts';
 
@@ -62,7 +64,12 @@ class DiskUnit implements LogicalUnit {
   }
 
   handle(): UnitHandle {
-    throw new DriftmapError('unsupported', 'a disk is of one thread here', { path: this.name });
+    throw new DriftmapError('unsupported', 'a disk is no unit of another thread', { path: this.name });
+  }
+
+  /** What `attachSource` makes of it is the same disk. */
+  diskHandle(): DiskHandle {
+    return this.disk.handle();
   }
 
   close(): Completion {
@@ -72,4 +79,27 @@ class DiskUnit implements LogicalUnit {
   private readOnly(operation: string): DriftmapError {
     return new DriftmapError('permission', 'opened for reading only', { path: this.name, operation });
   }
+}
+
+/** What another thread reads a unit by: plain data. */
+export type ThreadSource =
+  | { readonly kind: 'unit'; readonly handle: UnitHandle }
+  | { readonly kind: 'disk'; readonly handle: DiskHandle };
+
+/** Null for what only this thread can read: a view of a journal, a disk that lies on one. */
+export function threadSource(unit: LogicalUnit): ThreadSource | null {
+  try {
+    if (unit instanceof DiskUnit) return { kind: 'disk', handle: unit.diskHandle() };
+    return { kind: 'unit', handle: unit.handle() };
+  } catch (error) {
+    if (error instanceof DriftmapError && error.kind === 'unsupported') return null;
+    throw error;
+  }
+}
+
+export type ThreadReader = Pick<LogicalUnit, 'read' | 'close'>;
+
+/** In that thread. It closes only what it made for itself: connections. */
+export function attachSource(source: ThreadSource): ThreadReader {
+  return source.kind === 'disk' ? attachDisk(source.handle) : attachUnit(source.handle);
 }

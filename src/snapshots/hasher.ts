@@ -1,7 +1,6 @@
 /**
- * BLAKE3 of bytes wherever they lie: they are copied into a memory that kernels see, a piece at a time. Copying costs
- * a tenth of hashing, and hashing a block of 256 KiB an eighth of a millisecond: nothing here is worth a thread of its
- * own beside compressing and sending, which happen elsewhere. Calls are whole in themselves, so the process has one.
+ * BLAKE3 of bytes wherever they lie: they are copied into a memory that kernels see, a piece at a time, which costs a
+ * tenth of hashing, or read there in the first place (`room`). Calls are whole in themselves, so each thread has one.
  */
 
 import { assert } from '../base/errors.ts';
@@ -11,7 +10,7 @@ import { MiB } from '../base/units.ts';
 import { SlotArena } from '../memory/shared-memory.ts';
 import { algorithmByName } from '../signature/algorithm.ts';
 import { loadKernels } from '../signature/kernel-builds.ts';
-import { Kernels } from '../signature/kernels.ts';
+import { type KernelModules, Kernels } from '../signature/kernels.ts';
 import type { Signer } from '../signature/signer.ts';
 
 /** Bytes of a signature, and of the name of an object. */
@@ -22,7 +21,7 @@ const PIECE = 1 * MiB;
 const GAP = 8192;
 const MOST_BLOCKS = 4096;
 
-class Hasher {
+export class Hasher {
   private readonly kernels: Kernels;
   private readonly signer: Signer;
   private readonly bytes: Uint8Array;
@@ -30,15 +29,21 @@ class Hasher {
   private readonly digests: number;
   private readonly flags: number;
 
-  constructor() {
+  constructor(modules: KernelModules = loadKernels()) {
     const room = KERNEL_SCRATCH_BYTES + MAX_BLOCK_SIZE + 2 * GAP + MOST_BLOCKS * (NAME_BYTES + 1);
     const { memory, pointer } = new SlotArena(1, room).slot(0);
-    this.kernels = new Kernels(loadKernels(), memory, pointer);
+    this.kernels = new Kernels(modules, memory, pointer);
     this.signer = this.kernels.ownSigner(algorithmByName('blake3'));
     this.bytes = new Uint8Array(memory.buffer);
     this.buffer = pointer + KERNEL_SCRATCH_BYTES;
     this.digests = this.buffer + MAX_BLOCK_SIZE + GAP;
     this.flags = this.digests + MOST_BLOCKS * NAME_BYTES;
+  }
+
+  /** Where up to 16 MiB may be read to: what lies there is signed without being copied. It is there until the next call. */
+  room(length: ByteCount): Uint8Array {
+    assert(length <= MAX_BLOCK_SIZE, `${length} bytes to sign`);
+    return this.bytes.subarray(this.buffer, this.buffer + length);
   }
 
   /** BLAKE3 of up to 16 MiB, 32 bytes of its own. */
@@ -68,9 +73,11 @@ class Hasher {
       const whole = Math.floor(piece.length / blockSize);
       const tail = piece.length - whole * blockSize;
       const count = whole + (tail > 0 ? 1 : 0);
-      this.bytes.set(piece, this.buffer);
-      this.signRun(0, blockSize, whole);
-      if (tail > 0) this.signRun(whole, tail, 1, whole * blockSize);
+      const isHere = piece.buffer === this.bytes.buffer;
+      if (!isHere) this.bytes.set(piece, this.buffer);
+      const from = isHere ? piece.byteOffset : this.buffer;
+      this.signRun(from, 0, blockSize, whole);
+      if (tail > 0) this.signRun(from + whole * blockSize, whole, tail, 1);
       signatures.set(
         this.bytes.subarray(this.digests, this.digests + count * NAME_BYTES),
         first * NAME_BYTES,
@@ -84,17 +91,18 @@ class Hasher {
     return found;
   }
 
-  private signRun(first: number, length: ByteCount, count: number, at = 0): void {
+  /** @param from an address @param first block of the piece */
+  private signRun(from: number, first: number, length: ByteCount, count: number): void {
     if (count === 0) return;
-    const { buffer, digests, flags } = this;
-    const zeros = this.kernels.zeroBlocks(buffer + at, length, count, flags + first);
-    if (zeros < count) this.signer.sign(buffer + at, length, count, digests + first * NAME_BYTES);
+    const { digests, flags } = this;
+    const zeros = this.kernels.zeroBlocks(from, length, count, flags + first);
+    if (zeros < count) this.signer.sign(from, length, count, digests + first * NAME_BYTES);
   }
 }
 
 let one: Hasher | undefined;
 
-/** @throws DriftmapError as `loadKernels`; `limit` where there is no address space */
+/** This thread's. @throws DriftmapError as `loadKernels`; `limit` where there is no address space */
 export function hasher(): Hasher {
   one ??= new Hasher();
   return one;

@@ -85,11 +85,17 @@ export interface EncodeOptions {
   readonly compression: Compression;
   /** Null where nothing is sealed. */
   readonly keys: RepositoryKeys | null;
+  /** CRC-32 of the plain bytes, where somebody knows it already. */
+  readonly plainChecksum?: number | null | undefined;
 }
 
 /** A buffer for so many plain bytes and all that an object has besides. It can be used again for another object. */
 export function objectBuffer(most: ByteCount): Uint8Array {
-  return new Uint8Array(BODY_AT + NONCE + most + TAG);
+  return new Uint8Array(objectBufferBytes(most));
+}
+
+export function objectBufferBytes(most: ByteCount): ByteCount {
+  return BODY_AT + NONCE + most + TAG;
 }
 
 /** Where in such a buffer the plain bytes are to lie: where they stay, when nothing is packed. */
@@ -118,7 +124,7 @@ export async function encodeInPlace(
   name: Uint8Array,
   buffer: Uint8Array,
   length: ByteCount,
-  { compression, keys }: EncodeOptions,
+  { compression, keys, plainChecksum = null }: EncodeOptions,
 ): Promise<Uint8Array> {
   const at = plainAt(keys);
   const plain = buffer.subarray(at, at + length);
@@ -134,7 +140,9 @@ export async function encodeInPlace(
   view.setUint32(4, length, true);
   if (keys !== null) sealInPlace(buffer, stored, keys.ofObject(kind, name), aadOf(head, name));
   const end = keys === null ? at + stored.length : at + stored.length + TAG;
-  view.setUint32(8, checksum(buffer.subarray(BODY_AT, end)), true);
+  const isPlain = !pays && keys === null;
+  const crc = isPlain ? plainChecksum : null;
+  view.setUint32(8, crc ?? checksum(buffer.subarray(BODY_AT, end)), true);
   buffer.set(encodeFrame(objectFormat, head, end - BODY_AT));
   return buffer.subarray(0, end);
 }

@@ -55,6 +55,16 @@ export interface GetOptions extends StoreOptions {
   readonly forget?: ((key: string) => Promise<boolean>) | undefined;
 }
 
+/** An object's plain bytes at `plainAt` in a buffer of `objectBuffer`, which may be shared memory. */
+export interface FilledBuffer {
+  readonly buffer: Uint8Array;
+  readonly length: ByteCount;
+  /** CRC-32 of the plain bytes; null where nobody computed it. */
+  readonly checksum: number | null;
+  /** Of the plain bytes (`trials.ts`); null where nobody looked. */
+  readonly looksRandom: boolean | null;
+}
+
 interface Config {
   readonly id: string;
   readonly blockSize: ByteCount;
@@ -128,17 +138,19 @@ export class Repository {
     return plainAt(this.keys);
   }
 
-  /** An object ready to be put, in the buffer where its plain bytes lie. @param isWorth whether to try compressing it */
+  /**
+   * An object ready to be put, in the buffer where its plain bytes lie.
+   * @param isWorth whether to try compressing it
+   */
   encodeInPlace(
     kind: ObjectKind,
     name: Uint8Array,
-    buffer: Uint8Array,
-    length: ByteCount,
+    { buffer, length, checksum: plainChecksum }: Omit<FilledBuffer, 'looksRandom'>,
     isWorth: boolean,
   ): Promise<Uint8Array> {
     const { keys } = this;
     const compression = isWorth ? this.compression : 'none';
-    return encodeInPlace(kind, name, buffer, length, { compression, keys });
+    return encodeInPlace(kind, name, buffer, length, { compression, keys, plainChecksum });
   }
 
   /** Puts an object; returns how many bytes were sent. @throws DriftmapError what the store throws */

@@ -17,7 +17,7 @@ import { SNAPSHOT_MAX_CONFIGURATION_BYTES } from '../base/protection-limits.ts';
 import type { ByteCount } from '../base/units.ts';
 import type { Time } from '../journal/record.ts';
 import type { RateLimiter } from '../wire/limiter.ts';
-import { checkAborted } from './crew.ts';
+import { checkAborted, DEFAULT_CONNECTIONS } from './crew.ts';
 import { DiskTaker, type SnapshotDiskSource } from './disk-taker.ts';
 import { Draft } from './draft.ts';
 import { hasher } from './hasher.ts';
@@ -29,6 +29,7 @@ import {
   type SnapshotPoint,
 } from './manifest.ts';
 import { ObjectKind } from './object-format.ts';
+import { Pieces } from './pieces.ts';
 import type { Repository } from './repository.ts';
 import { defaultSweepTimes, type SweepTimes, SweepWatch } from './sweep.ts';
 import { Uploader } from './uploader.ts';
@@ -60,6 +61,11 @@ export interface SnapshotProgress {
 export interface TakeOptions {
   /** Objects on their way at a time; 16 when absent. */
   readonly connections?: number | undefined;
+  /**
+   * Threads that read and sign the disks; one, or two on four processors and more, when absent. With 0, and of what is
+   * small, all is done by the caller's thread.
+   */
+  readonly threads?: number | undefined;
   readonly limiter?: RateLimiter | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: SnapshotProgress) => void) | undefined;
@@ -124,6 +130,7 @@ class TakeRun {
   private toldAt = Number.NEGATIVE_INFINITY;
   private takers: DiskTaker[] = [];
   private uploader: Uploader;
+  private pieces: Pieces | null = null;
   /** Of passes before this one. */
   private before = { bytesRead: 0, bytesScanned: 0, blocksSent: 0, pagesSent: 0, bytesSent: 0 };
 
@@ -156,6 +163,7 @@ class TakeRun {
       return this.result(info);
     } catch (error) {
       await this.uploader.abandon(error);
+      await this.pieces?.close();
       await draft.remove();
       throw error;
     }
@@ -190,11 +198,32 @@ class TakeRun {
         request.parent?.disks.find(({ name, size }) => name === source.name && size === source.size) ?? null;
       return new DiskTaker({ repository, source, parent, uploader, signal, onStep: () => this.step() });
     });
+    const pieces = this.makePieces();
+    this.pieces = pieces;
     const disks: SnapshotDisk[] = [];
-    for (const taker of this.takers) disks.push(await taker.take());
+    for (const taker of this.takers) disks.push(await taker.take(pieces));
     this.tell('finishing');
-    await uploader.done();
+    // All is read: the threads end while the last objects are sent.
+    await Promise.all([uploader.done(), pieces.close()]);
     return disks;
+  }
+
+  private makePieces(): Pieces {
+    const { repository, request } = this;
+    const { connections = DEFAULT_CONNECTIONS, threads } = this.options;
+    // Else the parent has most of what is read.
+    const isNew = request.parent === null || request.disks.every(({ changed }) => changed !== null);
+    return new Pieces({
+      blockSize: repository.blockSize,
+      plainAt: repository.plainAt,
+      connections,
+      threads,
+      totalBytes: this.takers.reduce((sum, taker) => sum + taker.totalBytes, 0),
+      wants: {
+        checksums: isNew && !repository.isEncrypted,
+        looks: isNew && repository.compression !== 'none',
+      },
+    });
   }
 
   private async putManifest(disks: readonly SnapshotDisk[], taken: Time): Promise<SnapshotInfo> {

@@ -28,29 +28,30 @@ const FLAT_BELOW = 1.15 * (SAMPLE + (SAMPLE * (SAMPLE - 1)) / 256);
 export class Trials {
   private readonly skewed = new Pauses(skewed);
   private readonly flat = new Pauses(flat);
-  private readonly counts = new Uint32Array(256);
 
-  /** Null where the block is not to be tried; else to be ended. */
-  begin(block: Uint8Array): Trial | null {
-    const pauses = this.isFlat(block) ? this.flat : this.skewed;
+  /** Null where the block is not to be tried; else to be ended. @param isFlat `looksRandom` of it */
+  begin(isFlat: boolean): Trial | null {
+    const pauses = isFlat ? this.flat : this.skewed;
     return pauses.begin() ? pauses : null;
   }
 
   end(trial: Trial, gaveWay: boolean): void {
     trial.end(gaveWay);
   }
+}
 
-  private isFlat(block: Uint8Array): boolean {
-    if (block.length < SAMPLE) return false;
-    const { counts } = this;
-    counts.fill(0);
-    // Odd, so that no field of a table is all that is looked at.
-    const step = Math.floor((block.length / SAMPLE - 1) / 2) * 2 + 1;
-    for (let i = 0, at = 0; i < SAMPLE; i++, at += step) counts[block[at]!]!++;
-    let sum = 0;
-    for (const count of counts) sum += count * count;
-    return sum < FLAT_BELOW;
-  }
+const counts = new Uint32Array(256);
+
+/** Whether its bytes occur all about equally often, by a sample of them. */
+export function looksRandom(block: Uint8Array): boolean {
+  if (block.length < SAMPLE) return false;
+  counts.fill(0);
+  // Odd, so that no field of a table is all that is looked at.
+  const step = Math.floor((block.length / SAMPLE - 1) / 2) * 2 + 1;
+  for (let i = 0, at = 0; i < SAMPLE; i++, at += step) counts[block[at]!]!++;
+  let sum = 0;
+  for (const count of counts) sum += count * count;
+  return sum < FLAT_BELOW;
 }
 
 export interface Trial {

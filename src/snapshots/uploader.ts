@@ -16,8 +16,9 @@ import { Crew } from './crew.ts';
 import { NameSet } from './name-set.ts';
 import { ObjectKind, objectBuffer } from './object-format.ts';
 import { MAX_PAGE_BYTES } from './page.ts';
-import { folderOf, keyOf, nameOfKey, type Repository } from './repository.ts';
-import { Trials } from './trials.ts';
+import type { HeldBlock } from './pieces.ts';
+import { type FilledBuffer, folderOf, keyOf, nameOfKey, type Repository } from './repository.ts';
+import { looksRandom, Trials } from './trials.ts';
 
 export interface UploaderOptions {
   readonly connections?: number | undefined;
@@ -44,7 +45,7 @@ export class Uploader {
   private readonly there: Record<Named, StoredNames>;
   private readonly seen: Record<Named, NameSet>;
   private readonly trials = new Trials();
-  /** As long as a block and what an object has besides; nobody uses them now. */
+  /** For pages; nobody uses them now. */
   private readonly buffers: Uint8Array[] = [];
 
   constructor(repository: Repository, { connections, limiter, signal }: UploaderOptions) {
@@ -58,21 +59,40 @@ export class Uploader {
   }
 
   /**
-   * Sees to it that the store has these contents, by the time of `done`. Waits while too much is under way.
-   * @param signature is copied, as are the bytes
+   * Sees to it that the store has this block, by the time of `done`. Waits while too much is under way.
+   * @param signature is copied
+   * @param block is released when it was sent or need not be; when all has failed, nobody uses its memory again
    * @throws what an earlier one threw
    */
-  async send(kind: Named, signature: Uint8Array, bytes: Uint8Array): Promise<undefined> {
-    // Not `slice`: that of a Buffer copies nothing.
-    const name = new Uint8Array(this.repository.nameOf(signature));
-    const seen = this.seen[kind];
-    if (seen.has(name)) {
-      if (kind === ObjectKind.block) this.blocksKnown++;
+  async sendBlock(signature: Uint8Array, block: HeldBlock): Promise<undefined> {
+    const name = this.newName(ObjectKind.block, signature);
+    if (name === null) {
+      block.release();
       return undefined;
     }
-    if (!seen.isFull) seen.add(name);
+    return this.crew.add(block.length, async () => {
+      // A failure ends all: a store that gave up on a put may still hold its memory.
+      await this.sendOne(ObjectKind.block, name, block);
+      block.release();
+    });
+  }
+
+  /** The same of a page. @param bytes are copied */
+  async sendPage(signature: Uint8Array, bytes: Uint8Array): Promise<undefined> {
+    const name = this.newName(ObjectKind.page, signature);
+    if (name === null) return undefined;
     // They are copied when there is room, before this returns.
-    return this.crew.add(bytes.length, () => this.sendCopy(kind, name, bytes));
+    return this.crew.add(bytes.length, async () => {
+      const buffer = this.buffers.pop() ?? objectBuffer(MAX_PAGE_BYTES);
+      buffer.set(bytes, this.repository.plainAt);
+      await this.sendOne(ObjectKind.page, name, {
+        buffer,
+        length: bytes.length,
+        checksum: null,
+        looksRandom: null,
+      });
+      this.buffers.push(buffer);
+    });
   }
 
   done(): Promise<undefined> {
@@ -83,24 +103,27 @@ export class Uploader {
     return this.crew.abandon(error);
   }
 
-  /** Memory of this size is expensive to have anew, ten times as much as copying into it: so it is used again. */
-  private async sendCopy(kind: Named, name: Uint8Array, plain: Uint8Array): Promise<void> {
-    const { repository, buffers } = this;
-    const buffer = buffers.pop() ?? objectBuffer(Math.max(repository.blockSize, MAX_PAGE_BYTES));
-    buffer.set(plain, repository.plainAt);
-    // A failure ends all: a store that gave up on a put may still hold its buffer, which nobody gets any more.
-    await this.sendOne(kind, name, buffer, plain.length);
-    buffers.push(buffer);
+  /** Null where it came by in this run. */
+  private newName(kind: Named, signature: Uint8Array): Uint8Array | null {
+    // Not `slice`: that of a Buffer copies nothing.
+    const name = new Uint8Array(this.repository.nameOf(signature));
+    const seen = this.seen[kind];
+    if (seen.has(name)) {
+      if (kind === ObjectKind.block) this.blocksKnown++;
+      return null;
+    }
+    if (!seen.isFull) seen.add(name);
+    return name;
   }
 
-  private async sendOne(kind: Named, name: Uint8Array, buffer: Uint8Array, length: ByteCount): Promise<void> {
+  private async sendOne(kind: Named, name: Uint8Array, filled: FilledBuffer): Promise<void> {
     const { repository, crew } = this;
     if (await this.there[kind].has(name)) {
       if (kind === ObjectKind.block) this.blocksKnown++;
       return;
     }
     crew.check();
-    const bytes = await this.encode(kind, name, buffer, length);
+    const bytes = await this.encode(kind, name, filled);
     const wait = this.limiter?.take(bytes.length);
     if (wait) await wait;
     crew.check();
@@ -110,16 +133,13 @@ export class Uploader {
     else this.pagesSent++;
   }
 
-  private async encode(
-    kind: Named,
-    name: Uint8Array,
-    buffer: Uint8Array,
-    length: ByteCount,
-  ): Promise<Uint8Array> {
+  private async encode(kind: Named, name: Uint8Array, filled: FilledBuffer): Promise<Uint8Array> {
     const { repository, trials } = this;
+    const { buffer, length } = filled;
     const at = repository.plainAt;
-    const trial = repository.compression === 'none' ? null : trials.begin(buffer.subarray(at, at + length));
-    const bytes = await repository.encodeInPlace(kind, name, buffer, length, trial !== null);
+    const isFlat = () => filled.looksRandom ?? looksRandom(buffer.subarray(at, at + length));
+    const trial = repository.compression === 'none' ? null : trials.begin(isFlat());
+    const bytes = await repository.encodeInPlace(kind, name, filled, trial !== null);
     if (trial !== null) trials.end(trial, bytes.length < length);
     return bytes;
   }

@@ -278,7 +278,7 @@ async function writeFileAside(
   bytes: Uint8Array,
   signal: AbortSignal | undefined,
 ): Promise<undefined> {
-  const aside = join(dirname(path), `${asideStart}${randomBytes(8).toString('hex')}${asideEnd}`);
+  const aside = join(dirname(path), `${asideStart}${ours}-${(asides++).toString(36)}${asideEnd}`);
   try {
     await writeFlushed(aside, bytes);
     checkAborted(signal, path);
@@ -348,6 +348,9 @@ async function flushFolder(path: string): Promise<undefined> {
 
 const asideStart = '.driftmap-';
 const asideEnd = '.tmp';
+/** No other process or thread has this; the count tells the puts of this one apart. */
+const ours = randomBytes(8).toString('hex');
+let asides = 0;
 
 function isAsideName(name: string): boolean {
   return name.startsWith(asideStart) && name.endsWith(asideEnd);
