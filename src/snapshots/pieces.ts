@@ -42,7 +42,7 @@ const PIECE = 2 * MiB;
 /** What is read before threads are worth starting, and what must be there to be read besides. */
 const START_AFTER = 4 * MiB;
 const SMALL = 32 * MiB;
-/** One signs as fast as folders on two processors take objects; two are enough for any one connection of ours. */
+/** Each signs a gigabyte a second: more than two would wait for the thread that sends. */
 const MOST_THREADS = 2;
 /** Pieces that a thread has before it: one that it works on, and one for when it is done. */
 const AHEAD = 2;

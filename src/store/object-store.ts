@@ -60,7 +60,7 @@ export interface ObjectStore {
   /**
    * Whole or not at all: nobody ever reads a part. Replaces what has the key. Durable when it returns. When it throws,
    * the object may have been stored all the same: an answer can be lost.
-   * @param bytes must stay as they are until then
+   * @param bytes must stay as they are until then; may be a view of shared memory
    */
   put(key: string, bytes: Uint8Array, options?: StoreOptions): Promise<undefined>;
   /** All of it, in memory of its own. @throws DriftmapError `not-found` */
